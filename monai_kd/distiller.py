@@ -1,0 +1,322 @@
+"""Teachers, taps and loss terms of one distillation, independent of any engine."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monai_kd.labelled import HAS_LABEL, labelled_items, select_items
+from monai_kd.schedules import Schedule, weight_at
+from monai_kd.taps import FeatureTaps, check_tap_names, describe, dry_run, unwrap
+from monai_kd.teachers import OUTPUT, Teacher
+
+__all__ = ["DistillationTerm", "Distiller"]
+
+IMAGE, LABEL = "image", "label"  # MONAI's CommonKeys
+_RESERVED = {IMAGE, LABEL, "pred", "loss", "task_loss"}
+AdapterFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
+
+
+class DistillationTerm(nn.Module):
+    """One loss between tapped outputs of the student and of one or more teachers.
+
+    A tap is a layer name, or "output" for what the network returns. Behind it, ``[i]`` picks the i-th item of a list, tuple
+    or of a layer that ran several times. "output" alone is the full-resolution head where a network in training returns
+    several (a list, a tuple, or DynUNet's stack (B, heads, C, *spatial)).
+
+    Args:
+        name: key of this term in logs and in ``engine.state.output``.
+        loss: called as ``loss(student, teacher, **batch)``; a list of taps arrives as a list of tensors.
+        student: tap, or list of taps, of the student.
+        teacher: tap, or list of taps; "<teacher>:<tap>" where there are several teachers.
+        weight: a number, or a function of the epoch (see ``monai_kd.schedules``).
+        batch: loss arguments taken from the batch, ``{argument: batch key}``. A term that takes the label sees the
+            labelled items only.
+        adapter: a module applied to the student's tap, or a function of both shapes that makes one (such as
+            ``monai_kd.adapters.ProjectionAdapter``; the ``Distiller`` then needs ``input_shape``).
+
+    Raises:
+        ValueError: the name is taken by MONAI or no plain word, the weight is negative, or the loss does not take these
+            arguments.
+
+    Example:
+        >>> from monai_kd.losses import SoftTargetLoss
+        >>> DistillationTerm("soft_target", SoftTargetLoss(temperature=2.0), weight=0.5).teacher_taps
+        ['output']
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loss: Callable[..., Tensor],
+        student: str | Sequence[str] = OUTPUT,
+        teacher: str | Sequence[str] = OUTPUT,
+        weight: float | Schedule = 1.0,
+        batch: Mapping[str, str] | None = None,
+        adapter: nn.Module | AdapterFactory | None = None,
+    ) -> None:
+        super().__init__()
+        if not re.fullmatch(r"[A-Za-z_]\w*", name) or name in _RESERVED:
+            raise ValueError(
+                f"a term's name is a plain word that keys the engine's output; got '{name}' (taken: {sorted(_RESERVED)})."
+            )
+        if not callable(loss):
+            raise TypeError(f"term '{name}': the loss must be callable, got {type(loss).__name__}.")
+        weight_at(weight, 1)
+        self.name = name
+        self.loss = loss
+        self.weight = weight
+        self.batch = dict(batch or {})
+        self.student_taps = [student] if isinstance(student, str) else list(student)
+        self.teacher_taps = [teacher] if isinstance(teacher, str) else list(teacher)
+        self._single = isinstance(student, str), isinstance(teacher, str)
+        if adapter is not None and not callable(adapter):
+            raise TypeError(f"term '{name}': an adapter is a module or a function of two shapes, got {type(adapter).__name__}.")
+        self.adapter = adapter
+        self._check_signature()
+
+    @property
+    def needs_sizing(self) -> bool:
+        """Whether the adapter still waits for the shapes of both taps."""
+        return self.adapter is not None and not isinstance(self.adapter, nn.Module)
+
+    @property
+    def needs_label(self) -> bool:
+        """Whether the loss takes the label, so that unlabelled items cannot count."""
+        return LABEL in self.batch.values()
+
+    def size_adapter(self, student: Any, teacher: Any) -> None:
+        """Make the adapter for the shapes of one student and one teacher tap."""
+        if not (self._single[0] and self._single[1] and isinstance(student, Tensor) and isinstance(teacher, Tensor)):
+            raise ValueError(f"term '{self.name}': only a term with one student and one teacher tap can size its adapter.")
+        assert self.adapter is not None  # noqa: S101  # needs_sizing
+        self.adapter = self.adapter(tuple(student.shape), tuple(teacher.shape))
+
+    def forward(self, student: Sequence[Any], teacher: Sequence[Any], **batch: Any) -> Tensor:
+        """The unweighted loss of tapped values, in float32.
+
+        Args:
+            student: one value for each of ``student_taps``.
+            teacher: one value for each of ``teacher_taps``.
+            batch: further arguments of the loss.
+        """
+        students = [_float(value) for value in student]
+        teachers = [_float(value) for value in teacher]
+        if self.adapter is not None:
+            students = [self.adapter(value) for value in students]
+        return self.loss(
+            students[0] if self._single[0] else students, teachers[0] if self._single[1] else teachers, **batch
+        )
+
+    def _check_signature(self) -> None:
+        target = self.loss.forward if isinstance(self.loss, nn.Module) else self.loss
+        try:
+            signature = inspect.signature(target)
+        except (TypeError, ValueError):  # a builtin without a signature
+            return
+        try:
+            signature.bind(None, None, **dict.fromkeys(self.batch))
+        except TypeError as error:
+            raise ValueError(
+                f"term '{self.name}': {type(self.loss).__name__} takes {signature}, but would be called with "
+                f"(student, teacher{''.join(f', {name}=' for name in self.batch)}): {error}. Set batch={{argument: batch key}}."
+            ) from None
+
+
+class Distiller(nn.Module):
+    """Turns a student's outputs and a batch into named distillation losses.
+
+    ``parameters()`` are the adapters' (and learnable losses') alone, ``state_dict()`` holds what a resumed run needs and
+    nothing of a frozen teacher. Give the parameters to the optimiser beside the student's, and wrap the distiller in
+    ``DistributedDataParallel`` when it has any.
+
+    Args:
+        student: the network to be trained; used here to check names and shapes, neither kept nor changed.
+        teacher: one teacher, or several by name.
+        terms: the losses.
+        input_shape: shape of a batch of images, (B, C, *spatial) with B >= 2. With it, student and teachers run once on
+            zeros: adapters are sized, and shapes that a loss refuses are found before training.
+
+    Raises:
+        ValueError: a tap or teacher that does not exist (the closest names are listed), equal term names, shapes that do
+            not fit, an adapter to be sized without ``input_shape``, or a student that shares weights with its teacher.
+
+    Example:
+        >>> from monai_kd.losses import SoftTargetLoss
+        >>> from monai_kd.teachers import FrozenTeacher
+        >>> student, teacher = nn.Conv2d(1, 3, 1), nn.Conv2d(1, 3, 1)
+        >>> distiller = Distiller(student, FrozenTeacher(teacher), [DistillationTerm("soft_target", SoftTargetLoss())])
+        >>> images = torch.rand(2, 1, 8, 8)
+        >>> sorted(distiller({"output": student(images)}, {"image": images}))
+        ['soft_target']
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Teacher | Mapping[str, Teacher],
+        terms: Sequence[DistillationTerm],
+        input_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        teachers = dict(teacher) if isinstance(teacher, Mapping) else {"teacher": teacher}
+        for name, one in teachers.items():
+            if not isinstance(one, Teacher):
+                raise TypeError(f"'{name}' is a {type(one).__name__}, not a teacher; wrap a network in FrozenTeacher(network).")
+        if not terms:
+            raise ValueError("nothing to distil: give at least one DistillationTerm.")
+        names = [term.name for term in terms]
+        if len(set(names)) != len(names):
+            raise ValueError(f"terms need different names, got {names}.")
+        self.teachers = nn.ModuleDict(teachers)  # type: ignore[arg-type]
+        self.terms = nn.ModuleDict({term.name: term for term in terms})
+        self._check_weights_apart(student)
+        check_tap_names(student, self.student_taps, owner="the student")
+        for name, taps in self._teacher_taps().items():
+            self.teachers[name].check(taps, name)
+        if input_shape is not None:
+            self._size_and_check(student, input_shape)
+        elif waiting := [term.name for term in self._terms() if term.needs_sizing]:
+            raise ValueError(f"the adapters of {waiting} are sized by a dry run: give input_shape=(B, C, *spatial).")
+
+    @property
+    def student_taps(self) -> list[str]:
+        """Layers of the student that the terms need, without "output"."""
+        taps = [_split_index(tap)[0] for term in self._terms() for tap in term.student_taps]
+        return [tap for tap in dict.fromkeys(taps) if tap != OUTPUT]
+
+    def batch_keys(self, labelled: bool = True) -> set[str]:
+        """Keys of the batch that teachers and terms read; without those of terms that take a label if not ``labelled``."""
+        keys = {key for term in self._terms() if labelled or not term.needs_label for key in term.batch.values()}
+        return keys | {IMAGE} | {one.input_key for one in self.teachers.values()}  # type: ignore[misc]
+
+    def forward(self, student: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Unweighted losses by term name.
+
+        Args:
+            student: ``{"output": prediction, tap: output, ...}`` of the student.
+            batch: images under "image" (and the teachers' keys) and what the terms take; ``has_label`` marks the labelled
+                items, all when absent.
+        """
+        device_type = batch[IMAGE].device.type
+        answers = {name: self.teachers[name](batch, taps) for name, taps in self._teacher_taps().items()}
+        with torch.autocast(device_type=device_type, enabled=False):
+            return {term.name: self._evaluate(term, student, answers, batch) for term in self._terms()}
+
+    def weights(self, epoch: int) -> dict[str, float]:
+        """The weight of each term in ``epoch`` (1, 2, ...)."""
+        return {term.name: weight_at(term.weight, epoch) for term in self._terms()}
+
+    def total(self, losses: Mapping[str, Tensor], epoch: int) -> Tensor:
+        """The weighted sum of ``losses`` in ``epoch``."""
+        weights = self.weights(epoch)
+        return torch.stack([losses[name] * weight for name, weight in weights.items()]).sum()
+
+    def _evaluate(
+        self, term: DistillationTerm, student: Mapping[str, Any], answers: Mapping[str, Any], batch: Mapping[str, Any]
+    ) -> Tensor:
+        image_axes = batch[IMAGE].ndim
+        ours = [_pick(student, tap, image_axes, "student") for tap in term.student_taps]
+        theirs = []
+        for reference in term.teacher_taps:
+            name, tap = self._resolve(reference)
+            theirs.append(_pick(answers[name], tap, image_axes, name))
+        index = labelled_items(batch[HAS_LABEL], batch[IMAGE].device) if term.needs_label and HAS_LABEL in batch else None
+        if index is not None and index.numel() == 0:
+            return torch.stack([_float(value).sum() for value in ours]).sum() * 0.0
+        extra = {argument: batch[key] for argument, key in term.batch.items()}
+        if index is not None:
+            ours, theirs, extra = (select_items(part, index) for part in (ours, theirs, extra))
+        return term(ours, theirs, **extra)
+
+    def _terms(self) -> list[DistillationTerm]:
+        return list(self.terms.values())  # type: ignore[arg-type]
+
+    def _resolve(self, reference: str) -> tuple[str, str]:
+        """Teacher and tap of "<teacher>:<tap>"."""
+        if ":" in reference:
+            name, tap = reference.split(":", 1)
+        elif len(self.teachers) == 1:
+            name, tap = next(iter(self.teachers)), reference
+        else:
+            raise ValueError(f"which teacher's '{reference}'? Write '<teacher>:{reference}', one of {list(self.teachers)}.")
+        if name not in self.teachers:
+            raise ValueError(f"no teacher named '{name}' for tap '{reference}'; known: {list(self.teachers)}.")
+        return name, tap
+
+    def _teacher_taps(self) -> dict[str, list[str]]:
+        taps: dict[str, list[str]] = {}
+        for term in self._terms():
+            for reference in term.teacher_taps:
+                name, tap = self._resolve(reference)
+                taps.setdefault(name, []).append(_split_index(tap)[0])
+        return {name: list(dict.fromkeys(found)) for name, found in taps.items()}
+
+    def _check_weights_apart(self, student: nn.Module) -> None:
+        ours = {id(parameter) for parameter in student.parameters()}
+        for name, teacher in self.teachers.items():
+            network = getattr(teacher, "network", None)
+            if isinstance(network, nn.Module) and any(id(parameter) in ours for parameter in network.parameters()):
+                raise ValueError(f"the teacher '{name}' shares weights with the student and froze them; give it a copy of its own.")
+
+    def _size_and_check(self, student: nn.Module, input_shape: Sequence[int]) -> None:
+        """One dry forward of every network: size the adapters, let each loss see its shapes."""
+        if len(input_shape) < 2 or input_shape[0] < 2:
+            raise ValueError(f"input_shape is (B, C, *spatial) with B >= 2 (batch statistics need two items), got {tuple(input_shape)}.")
+        network = copy.deepcopy(unwrap(student))
+        device = next(network.parameters()).device
+        zeros = torch.zeros(tuple(input_shape), device=device)
+        batch = {IMAGE: zeros, **{teacher.input_key: zeros for teacher in self.teachers.values()}}
+        with dry_run(network, training=True):
+            with FeatureTaps(network, self.student_taps) as taps:
+                outputs = {OUTPUT: network(zeros), **taps.outputs()}
+            answers = {name: self.teachers[name].to(device)(batch, found) for name, found in self._teacher_taps().items()}
+            for term in self._terms():
+                ours = [_pick(outputs, tap, zeros.ndim, "student") for tap in term.student_taps]
+                theirs = [_pick(answers[n], tap, zeros.ndim, n) for n, tap in map(self._resolve, term.teacher_taps)]
+                try:
+                    if term.needs_sizing:
+                        term.size_adapter(ours[0], theirs[0])
+                    term.to(device)
+                    if not term.batch:  # a label cannot be made up
+                        term(ours, theirs)
+                except (ValueError, RuntimeError, IndexError) as error:
+                    raise ValueError(
+                        f"term '{term.name}' does not fit: student {term.student_taps} {describe(ours)}, "
+                        f"teacher {term.teacher_taps} {describe(theirs)}: {error}"
+                    ) from error
+
+
+def _split_index(tap: str) -> tuple[str, int | None]:
+    """Layer and item of "layer[i]"."""
+    match = re.fullmatch(r"(.+)\[(\d+)\]", tap)
+    return (match[1], int(match[2])) if match else (tap, None)
+
+
+def _pick(outputs: Mapping[str, Any], tap: str, image_axes: int, owner: str) -> Any:
+    """The tensor a tap names; "output" is the full-resolution head of a deep-supervision output."""
+    layer, index = _split_index(tap)
+    value = outputs[layer]
+    stacked = layer == OUTPUT and isinstance(value, Tensor) and value.ndim == image_axes + 1
+    if index is None and layer == OUTPUT and (stacked or isinstance(value, list | tuple)):
+        index = 0
+    if index is None:
+        if isinstance(value, Tensor):
+            return value
+        raise ValueError(f"{owner}: '{tap}' returned {describe(value)}; pick one item with '{tap}[i]'.")
+    items = value.unbind(1) if stacked else value
+    if not isinstance(items, list | tuple) or index >= len(items):
+        raise ValueError(f"{owner}: '{tap}' asks for item {index} of {describe(value)}.")
+    return items[index]
+
+
+def _float(value: Tensor) -> Tensor:
+    """A plain float tensor: MONAI's MetaTensor bookkeeping and half precision stop here."""
+    value = value.as_subclass(Tensor)
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -1,0 +1,51 @@
+"""Errors that a user can act on, without the frames between them and the cause."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+
+__all__ = ["readable_errors", "user_message"]
+
+_FULL = "MONAI_KD_TRACEBACK"
+
+
+def readable_errors() -> None:
+    """Let an uncaught error of this package end the program with its message alone and exit status 1.
+
+    A bundle calls this first: its components are made inside some forty frames of configuration code, which hide what
+    was wrong. Errors from elsewhere keep their traceback, and ``MONAI_KD_TRACEBACK=1`` keeps it for all.
+    """
+    if os.environ.get(_FULL) not in (None, "", "0"):
+        return
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        message = user_message(error)
+        if message is None:
+            sys.__excepthook__(kind, error, trace)
+        else:
+            print(f"error: {message}\n(set {_FULL}=1 for the traceback)", file=sys.stderr)
+
+    sys.excepthook = show
+
+
+def user_message(error: BaseException) -> str | None:
+    """The message of the innermost error in ``error``'s chain of causes that this package raised; ``None`` if none is."""
+    found = None
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, Exception) and _raised_here(current):
+            found = current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    if found is None:
+        return None
+    return str(found.args[0]) if isinstance(found, KeyError) and found.args else str(found)
+
+
+def _raised_here(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return module.partition(".")[0] == "monai_kd"

@@ -1,0 +1,29 @@
+"""Distillation losses: tensors in, a scalar out, for classification, 2D and 3D."""
+
+from monai_kd.losses.attention_supervision import AttentionSupervisionLoss
+from monai_kd.losses.attention_transfer import AttentionTransferLoss
+from monai_kd.losses.channel_wise import ChannelWiseLoss
+from monai_kd.losses.dist import DISTLoss
+from monai_kd.losses.dkd import DKDLoss
+from monai_kd.losses.hint import HintLoss
+from monai_kd.losses.rkd import RKDLoss
+from monai_kd.losses.similarity_preserving import SimilarityPreservingLoss
+from monai_kd.losses.soft_target import SoftTargetLoss
+from monai_kd.losses.structure import StructureLoss
+from monai_kd.losses.symmetrical_guiding import SymmetricalGuidingLoss
+from monai_kd.losses.teacher_dice import TeacherDiceLoss
+
+__all__ = [
+    "AttentionSupervisionLoss",
+    "AttentionTransferLoss",
+    "ChannelWiseLoss",
+    "DISTLoss",
+    "DKDLoss",
+    "HintLoss",
+    "RKDLoss",
+    "SimilarityPreservingLoss",
+    "SoftTargetLoss",
+    "StructureLoss",
+    "SymmetricalGuidingLoss",
+    "TeacherDiceLoss",
+]

@@ -1,0 +1,80 @@
+"""Soft targets: the student learns the teacher's softened class probabilities."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_kd.losses._common import check_same_shape, check_softmax_channels, masked_mean, promote
+
+
+def soft_target_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, sigmoid: bool = False) -> Tensor:
+    """KL(teacher || student) between softened class distributions, one value per position.
+
+    Args:
+        student: logits, shape (B, C, *spatial).
+        teacher: logits, same shape; receives no gradient.
+        temperature: values above 1 flatten both distributions.
+        sigmoid: one Bernoulli distribution a channel (binary and multi-label outputs), averaged over the channels,
+            instead of one softmax distribution over the channels.
+
+    Returns:
+        Divergence scaled by ``temperature ** 2``, shape (B, *spatial).
+
+    Raises:
+        ValueError: when the shapes differ, or for softmax over one channel.
+    """
+    check_same_shape(student, teacher)
+    if not sigmoid:
+        check_softmax_channels(student)
+    student = promote(student) / temperature
+    teacher = promote(teacher).detach() / temperature
+    divergence = _bernoulli_kl(student, teacher) if sigmoid else _categorical_kl(student, teacher)
+    return divergence * temperature**2
+
+
+class SoftTargetLoss(nn.Module):
+    """Soft targets of [0], averaged over valid positions so that one weight fits any patch size, in 2D and 3D.
+
+    Binary and multi-label outputs, for which a softmax is constant or wrong, take the Bernoulli form, ``sigmoid=True``.
+
+    [0] Hinton et al., Distilling the Knowledge in a Neural Network, 2015, https://arxiv.org/abs/1503.02531
+
+    Args:
+        temperature: values above 1 flatten both distributions; the loss is scaled by its square.
+        sigmoid: channels are independent yes/no questions instead of exclusive classes.
+
+    Raises:
+        ValueError: when ``temperature`` is not positive.
+
+    Example:
+        >>> student, teacher = torch.randn(2, 2, 3, 16, 16, 16)
+        >>> SoftTargetLoss(temperature=4.0)(student, teacher).shape
+        torch.Size([])
+    """
+
+    def __init__(self, temperature: float = 4.0, sigmoid: bool = False) -> None:
+        super().__init__()
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}.")
+        self.temperature = temperature
+        self.sigmoid = sigmoid
+
+    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The loss of logits (B, C, *spatial) where ``mask``, (B, *spatial) or (B, 1, *spatial), is not 0."""
+        return masked_mean(soft_target_kl(student, teacher, self.temperature, self.sigmoid), mask)
+
+
+def _categorical_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    log_p = F.log_softmax(student, dim=1)
+    log_q = F.log_softmax(teacher, dim=1)
+    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
+
+
+def _bernoulli_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    yes = torch.sigmoid(teacher) * (F.logsigmoid(teacher) - F.logsigmoid(student))
+    no = torch.sigmoid(-teacher) * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+    return (yes + no).mean(dim=1)

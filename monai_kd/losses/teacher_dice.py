@@ -1,0 +1,108 @@
+"""Soft Dice against the teacher's probabilities: small structures weigh as much as large ones."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from monai_kd.losses._common import check_same_shape, check_softmax_channels, masked_mean, promote
+
+
+def teacher_dice(student: Tensor, teacher: Tensor, mask: Tensor | None = None, smooth: float = 1e-5) -> Tensor:
+    """Dice distance with squared denominators, ``1 - 2pq / (p^2 + q^2)``, one value per item and channel.
+
+    It is computed in the equal form ``(p - q)^2 / (p^2 + q^2)`` with means over positions: exactly zero where both
+    agree, also where both are empty, and ``smooth`` has the same effect on any patch size.
+
+    Args:
+        student: probabilities, shape (B, C, *spatial).
+        teacher: probabilities, same shape.
+        mask: valid positions (non-zero), shape (B, *spatial) or (B, 1, *spatial); all positions if ``None``.
+        smooth: added to the denominator; channels with a mean square well below it count as empty.
+
+    Returns:
+        Distances from 0 to 1, shape (B, C); 0 for an item without a valid position.
+    """
+    valid = valid_positions(mask, student)
+    difference, size = (student - teacher).square(), student.square() + teacher.square()
+    count = valid.flatten(1).sum(dim=1, keepdim=True).clamp(min=1)
+    difference, size = (
+        torch.where(valid, x, 0.0).reshape(*student.shape[:2], -1).sum(dim=2) / count for x in (difference, size)
+    )
+    return difference / (size + smooth)
+
+
+class TeacherDiceLoss(nn.Module):
+    """Soft Dice [0] between the student's and the teacher's probabilities, averaged over items and channels.
+
+    An average over positions is ruled by the background; Dice weighs every class alike, so rare foreground classes
+    survive. The squared denominators make the loss zero at equality; the plain soft Dice is not, for soft labels [1].
+
+    [0] Milletari et al., V-Net, 2016, https://arxiv.org/abs/1606.04797
+    [1] Wang et al., Dice Semimetric Losses, 2023, https://arxiv.org/abs/2303.16296
+
+    Args:
+        sigmoid: channels are independent yes/no questions instead of exclusive classes.
+        include_background: ``False`` leaves channel 0 out.
+        temperature: values above 1 flatten both distributions; overlap is usually wanted at 1.
+        smooth: keeps empty channels finite, see :func:`teacher_dice`.
+
+    Raises:
+        ValueError: when ``temperature`` or ``smooth`` is not positive.
+
+    Example:
+        >>> student, teacher = torch.randn(2, 2, 3, 16, 16, 16)
+        >>> TeacherDiceLoss()(student, teacher).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        sigmoid: bool = False,
+        include_background: bool = True,
+        temperature: float = 1.0,
+        smooth: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}.")
+        if not 0 < smooth < math.inf:
+            raise ValueError(f"smooth must be positive, otherwise empty channels divide 0 by 0, got {smooth}.")
+        self.sigmoid = sigmoid
+        self.include_background = include_background
+        self.temperature = temperature
+        self.smooth = smooth
+
+    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The loss of logits (B, C, *spatial); items in which ``mask`` has no valid position do not count."""
+        check_same_shape(student, teacher)
+        if not self.sigmoid:
+            check_softmax_channels(student)
+        if not self.include_background and student.shape[1] == 1:
+            raise ValueError("nothing is left of 1 channel without the background; use include_background=True.")
+        student, teacher = self._probabilities(student), self._probabilities(teacher).detach()
+        distance = teacher_dice(student, teacher, mask, self.smooth).mean(dim=1)
+        return masked_mean(distance, valid_positions(mask, student).flatten(1).any(dim=1))
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        logits = promote(logits) / self.temperature
+        probabilities = logits.sigmoid() if self.sigmoid else logits.softmax(dim=1)
+        return probabilities if self.include_background else probabilities[:, 1:]
+
+
+def valid_positions(mask: Tensor | None, like: Tensor) -> Tensor:
+    """``mask`` as booleans of shape (B, 1, *spatial) for ``like`` of shape (B, C, *spatial); all true for ``None``."""
+    expected = (like.shape[0], 1, *like.shape[2:])
+    if mask is None:
+        return torch.ones(expected, dtype=torch.bool, device=like.device)
+    mask = mask.as_subclass(Tensor)
+    if mask.ndim == like.ndim - 1:
+        mask = mask.unsqueeze(1)
+    if mask.shape != expected:
+        raise ValueError(
+            f"mask must have one value a position: expected {expected} (the channel axis may be left out), "
+            f"got {tuple(mask.shape)}."
+        )
+    return mask != 0

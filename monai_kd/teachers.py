@@ -1,0 +1,123 @@
+"""Where a distillation term's targets come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from monai_kd.checkpoints import load_weights
+from monai_kd.taps import FeatureTaps, check_tap_names
+
+__all__ = ["OUTPUT", "FrozenTeacher", "Teacher"]
+
+OUTPUT = "output"
+"""Tap name of a network's own output."""
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """What every teacher offers: frozen, moving average, or served by an exported runtime.
+
+    A teacher is an ``nn.Module`` whose ``parameters()`` are empty (nothing of it is trained) and whose ``state_dict`` holds
+    only what a resumed run could not find elsewhere (nothing for a frozen network, the weights of a moving average).
+    """
+
+    def __call__(self, batch: Mapping[str, Tensor], taps: Sequence[str]) -> dict[str, Any]:
+        """Outputs of the tapped layers for the images of ``batch``, without gradients."""
+        ...
+
+    def check(self, taps: Sequence[str], name: str) -> None:
+        """Raise ``ValueError`` when a tap does not exist; ``name`` is what the user calls this teacher."""
+        ...
+
+    @property
+    def input_key(self) -> str:
+        """The batch key of this teacher's images."""
+        ...
+
+
+class FrozenTeacher(nn.Module):
+    """A trained network that only answers: eval mode, no gradients, never in an optimiser or a checkpoint.
+
+    Calling ``train()`` on it, or on anything that holds it, leaves it in eval mode. It follows ``.to(device)``.
+
+    Args:
+        network: the teacher's network.
+        checkpoint: file with its weights; every name and shape must fit. ``None`` keeps the weights it has.
+        input_key: batch key of the teacher's images, where they differ from the student's (another spacing, window,
+            modality or size).
+        transform: applied to those images, (B, C, *spatial), before the network, on the device (a resize, say).
+
+    Raises:
+        FileNotFoundError: no file at ``checkpoint``.
+        CheckpointError: the checkpoint does not fit the network.
+
+    Example:
+        >>> teacher = FrozenTeacher(nn.Conv2d(1, 2, 1))
+        >>> teacher({"image": torch.zeros(1, 1, 4, 4)}, ["output"])["output"].requires_grad
+        False
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        checkpoint: str | Path | None = None,
+        input_key: str = "image",
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"the teacher's network must be a torch.nn.Module, got {type(network).__name__}.")
+        if checkpoint is not None:
+            load_weights(network, checkpoint)
+        # In a tuple, so that the network is no child: its weights stay out of parameters() and state_dict().
+        self._frozen = (network.eval().requires_grad_(False),)
+        self._input_key = input_key
+        self.transform = transform
+
+    @property
+    def network(self) -> nn.Module:
+        """The teacher's network."""
+        return self._frozen[0]
+
+    @property
+    def input_key(self) -> str:
+        """The batch key of this teacher's images."""
+        return self._input_key
+
+    def check(self, taps: Sequence[str], name: str = "teacher") -> None:
+        """Raise ``ValueError`` when a tap does not exist."""
+        check_tap_names(self.network, [tap for tap in taps if tap != OUTPUT], owner=f"the teacher '{name}'")
+
+    @torch.no_grad()
+    def forward(self, batch: Mapping[str, Tensor], taps: Sequence[str]) -> dict[str, Any]:
+        """Outputs of the tapped layers.
+
+        Args:
+            batch: must hold the images under ``input_key``, (B, C, *spatial), on the network's device.
+            taps: layer names, or "output" for what the network returns.
+
+        Returns:
+            ``{tap: output}``.
+        """
+        images = batch[self.input_key]
+        if self.transform is not None:
+            images = self.transform(images)
+        if self.network.training:  # someone reached the network itself
+            self.network.eval()
+        with FeatureTaps(self.network, [tap for tap in taps if tap != OUTPUT]) as recorder:
+            output = self.network(images)
+            return {OUTPUT: output, **recorder.outputs()}
+
+    def train(self, mode: bool = True) -> FrozenTeacher:
+        """Stay in eval mode whatever ``mode`` says."""
+        return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenTeacher:
+        self.network._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
