@@ -41,7 +41,9 @@ class ProjectionAdapter(nn.Module):
                 f"got student {tuple(student_shape)}, teacher {tuple(teacher_shape)}."
             )
         channels = student_shape[1], teacher_shape[1]
-        self.projection: nn.Module = nn.Linear(*channels) if dims == 0 else _CONVOLUTIONS[dims](*channels, kernel_size=1)
+        self.projection: nn.Module = (
+            nn.Linear(*channels) if dims == 0 else _CONVOLUTIONS[dims](*channels, kernel_size=1)
+        )
         # A ratio, not a size: training may change its image size from batch to batch.
         self.scale = tuple(t / s for s, t in zip(student_shape[2:], teacher_shape[2:]))
 

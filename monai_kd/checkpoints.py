@@ -57,7 +57,9 @@ def load_weights(network: nn.Module, checkpoint: str | Path | Mapping[str, Any],
             )
             if names
         ]
-        lines.append("  Build the network with the arguments it was trained with, or give the checkpoint of this network.")
+        lines.append(
+            "  Build the network with the arguments it was trained with, or give the checkpoint of this network."
+        )
         raise CheckpointError("\n".join(lines))
     network.load_state_dict(state, strict=True)
     return network
@@ -94,7 +96,9 @@ def _state_dict(content: Any, key: str, source: str) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         held = sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content).__name__
-        raise CheckpointError(f"{source} holds no state dict (found {held}); expected tensors by name, or such under '{key}'.")
+        raise CheckpointError(
+            f"{source} holds no state dict (found {held}); expected tensors by name, or such under '{key}'."
+        )
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 

@@ -77,7 +77,9 @@ class DistillationTerm(nn.Module):
         self.teacher_taps = [teacher] if isinstance(teacher, str) else list(teacher)
         self._single = isinstance(student, str), isinstance(teacher, str)
         if adapter is not None and not callable(adapter):
-            raise TypeError(f"term '{name}': an adapter is a module or a function of two shapes, got {type(adapter).__name__}.")
+            raise TypeError(
+                f"term '{name}': an adapter is a module or a function of two shapes, got {type(adapter).__name__}."
+            )
         self.adapter = adapter
         self._check_signature()
 
@@ -94,7 +96,9 @@ class DistillationTerm(nn.Module):
     def size_adapter(self, student: Any, teacher: Any) -> None:
         """Make the adapter for the shapes of one student and one teacher tap."""
         if not (self._single[0] and self._single[1] and isinstance(student, Tensor) and isinstance(teacher, Tensor)):
-            raise ValueError(f"term '{self.name}': only a term with one student and one teacher tap can size its adapter.")
+            raise ValueError(
+                f"term '{self.name}': only a term with one student and one teacher tap can size its adapter."
+            )
         assert self.adapter is not None  # noqa: S101  # needs_sizing
         self.adapter = self.adapter(tuple(student.shape), tuple(teacher.shape))
 
@@ -168,7 +172,9 @@ class Distiller(nn.Module):
         teachers = dict(teacher) if isinstance(teacher, Mapping) else {"teacher": teacher}
         for name, one in teachers.items():
             if not isinstance(one, Teacher):
-                raise TypeError(f"'{name}' is a {type(one).__name__}, not a teacher; wrap a network in FrozenTeacher(network).")
+                raise TypeError(
+                    f"'{name}' is a {type(one).__name__}, not a teacher; wrap a network in FrozenTeacher(network)."
+                )
         if not terms:
             raise ValueError("nothing to distil: give at least one DistillationTerm.")
         names = [term.name for term in terms]
@@ -227,7 +233,9 @@ class Distiller(nn.Module):
         for reference in term.teacher_taps:
             name, tap = self._resolve(reference)
             theirs.append(_pick(answers[name], tap, image_axes, name))
-        index = labelled_items(batch[HAS_LABEL], batch[IMAGE].device) if term.needs_label and HAS_LABEL in batch else None
+        index = (
+            labelled_items(batch[HAS_LABEL], batch[IMAGE].device) if term.needs_label and HAS_LABEL in batch else None
+        )
         if index is not None and index.numel() == 0:
             return torch.stack([_float(value).sum() for value in ours]).sum() * 0.0
         extra = {argument: batch[key] for argument, key in term.batch.items()}
@@ -245,7 +253,9 @@ class Distiller(nn.Module):
         elif len(self.teachers) == 1:
             name, tap = next(iter(self.teachers)), reference
         else:
-            raise ValueError(f"which teacher's '{reference}'? Write '<teacher>:{reference}', one of {list(self.teachers)}.")
+            raise ValueError(
+                f"which teacher's '{reference}'? Write '<teacher>:{reference}', one of {list(self.teachers)}."
+            )
         if name not in self.teachers:
             raise ValueError(f"no teacher named '{name}' for tap '{reference}'; known: {list(self.teachers)}.")
         return name, tap
@@ -263,12 +273,16 @@ class Distiller(nn.Module):
         for name, teacher in self.teachers.items():
             network = getattr(teacher, "network", None)
             if isinstance(network, nn.Module) and any(id(parameter) in ours for parameter in network.parameters()):
-                raise ValueError(f"the teacher '{name}' shares weights with the student and froze them; give it a copy of its own.")
+                raise ValueError(
+                    f"the teacher '{name}' shares weights with the student and froze them; give it a copy of its own."
+                )
 
     def _size_and_check(self, student: nn.Module, input_shape: Sequence[int]) -> None:
         """One dry forward of every network: size the adapters, let each loss see its shapes."""
         if len(input_shape) < 2 or input_shape[0] < 2:
-            raise ValueError(f"input_shape is (B, C, *spatial) with B >= 2 (batch statistics need two items), got {tuple(input_shape)}.")
+            raise ValueError(
+                f"input_shape is (B, C, *spatial) with B >= 2 (batch statistics need two items), got {tuple(input_shape)}."
+            )
         network = copy.deepcopy(unwrap(student))
         device = next(network.parameters()).device
         zeros = torch.zeros(tuple(input_shape), device=device)
@@ -276,7 +290,9 @@ class Distiller(nn.Module):
         with dry_run(network, training=True):
             with FeatureTaps(network, self.student_taps) as taps:
                 outputs = {OUTPUT: network(zeros), **taps.outputs()}
-            answers = {name: self.teachers[name].to(device)(batch, found) for name, found in self._teacher_taps().items()}
+            answers = {
+                name: self.teachers[name].to(device)(batch, found) for name, found in self._teacher_taps().items()
+            }
             for term in self._terms():
                 ours = [_pick(outputs, tap, zeros.ndim, "student") for tap in term.student_taps]
                 theirs = [_pick(answers[n], tap, zeros.ndim, n) for n, tap in map(self._resolve, term.teacher_taps)]

@@ -24,7 +24,9 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     while True:
         if isinstance(model, nn.DataParallel):
-            raise TypeError("DataParallel rebuilds its replicas on every call; use DistributedDataParallel to tap layers.")
+            raise TypeError(
+                "DataParallel rebuilds its replicas on every call; use DistributedDataParallel to tap layers."
+            )
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile's OptimizedModule
@@ -127,7 +129,9 @@ class FeatureTaps:
     def __enter__(self) -> FeatureTaps:
         return self.open()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FeatureTaps:

@@ -157,7 +157,6 @@ def _check_item(
 def _read(path: str | os.PathLike[str]) -> tuple[tuple[int, int], bool, np.ndarray]:
     """Size (width, height), whether the compression is lossy, and the pixels, fully decoded."""
     with Image.open(path) as image:
-        image.load()
         values = np.asarray(image)
         if image.mode in ("LA", "PA", "RGBA"):
             values = values[..., :-1]

@@ -113,7 +113,11 @@ class DistillationHandler:
     def _start(self, engine: Engine) -> None:
         self.module.to(engine.state.device)
         self.module.train()
-        if isinstance(self.module, Distiller) and _processes() > 1 and any(p.requires_grad for p in self.module.parameters()):
+        if (
+            isinstance(self.module, Distiller)
+            and _processes() > 1
+            and any(p.requires_grad for p in self.module.parameters())
+        ):
             raise ValueError(
                 "the distiller has learnable adapters and several processes run: wrap it in DistributedDataParallel, "
                 "or each process trains adapters of its own."
@@ -168,7 +172,9 @@ class DistillationHandler:
             student = self._student(prediction)
         theirs = self.module(student, batch)
         return {
-            name: value if self.distiller.terms[name].needs_label else (value * ours + theirs[name] * count) / (ours + count)
+            name: value
+            if self.distiller.terms[name].needs_label
+            else (value * ours + theirs[name] * count) / (ours + count)
             for name, value in losses.items()
         }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 
 def promote(x: Tensor) -> Tensor:
-    """``x`` as a plain tensor in float32 (float64 stays): half precision and autocast must not reach a distillation term."""
+    """``x`` as a plain tensor in float32 (float64 stays): half precision must not reach a distillation term."""
     x = x.as_subclass(Tensor)
     return x if x.dtype == torch.float64 else x.float()
 
@@ -18,8 +20,15 @@ def check_same_shape(student: Tensor, teacher: Tensor, what: str = "logits") -> 
         raise ValueError(f"{what} differ in shape: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}.")
 
 
+def check_temperature(temperature: float) -> float:
+    """``temperature``, or ``ValueError`` unless it is positive and finite."""
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}.")
+    return temperature
+
+
 def check_softmax_channels(logits: Tensor) -> None:
-    """Raise ``ValueError`` for one-channel logits: their softmax is constant, so the loss and its gradient would be 0."""
+    """Raise ``ValueError`` for one-channel logits: their softmax is constant, so loss and gradient would be 0."""
     if logits.shape[1] == 1:
         raise ValueError(
             f"softmax over 1 channel is constant, the loss would always be 0; got logits {tuple(logits.shape)}. "
@@ -39,13 +48,21 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     if mask is None:
         return values.mean()
-    mask = mask.as_subclass(Tensor)
-    if mask.ndim == values.ndim + 1 and mask.shape[1] == 1:
-        mask = mask[:, 0]
-    if mask.shape != values.shape:
-        raise ValueError(
-            f"mask must have one value a position: expected {tuple(values.shape)} "
-            f"(a channel axis of 1 is allowed), got {tuple(mask.shape)}."
-        )
-    valid = mask != 0
+    valid = valid_positions(mask, values.unsqueeze(1))[:, 0]
     return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def valid_positions(mask: Tensor | None, like: Tensor) -> Tensor:
+    """``mask`` as booleans of shape (B, 1, *spatial) for ``like`` of shape (B, C, *spatial); all true for ``None``."""
+    expected = (like.shape[0], 1, *like.shape[2:])
+    if mask is None:
+        return torch.ones(expected, dtype=torch.bool, device=like.device)
+    mask = mask.as_subclass(Tensor)
+    if mask.ndim == like.ndim - 1:
+        mask = mask.unsqueeze(1)
+    if mask.shape != expected:
+        raise ValueError(
+            f"mask must have one value a position: expected {expected} (the channel axis may be left out), "
+            f"got {tuple(mask.shape)}."
+        )
+    return mask != 0

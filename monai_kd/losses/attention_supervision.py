@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_kd.losses._common import check_same_shape, masked_mean, promote
+from monai_kd.losses._common import check_same_shape, check_temperature, masked_mean, promote, valid_positions
 
 
 def row_attention(logits: Tensor) -> Tensor:
@@ -76,9 +76,7 @@ class AttentionSupervisionLoss(nn.Module):
 
     def __init__(self, temperature: float = 2.0, sigmoid: bool = True, both_sides: bool = False) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}.")
-        self.temperature = temperature
+        self.temperature = check_temperature(temperature)
         self.sigmoid = sigmoid
         self.both_sides = both_sides
 
@@ -109,21 +107,9 @@ def _bernoulli_kl(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tens
 
 def _spatial_kl(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
-        valid = _as_channel_mask(mask, student)
+        valid = valid_positions(mask, student)
         lowest = torch.finfo(student.dtype).min
         student, teacher = student.where(valid, lowest), teacher.where(valid, lowest)
     log_p = student.flatten(2).log_softmax(dim=2)
     log_q = teacher.flatten(2).log_softmax(dim=2)
     return (log_q.exp() * (log_q - log_p)).sum(dim=2).mean()
-
-
-def _as_channel_mask(mask: Tensor, logits: Tensor) -> Tensor:
-    mask = mask.as_subclass(Tensor)
-    if mask.ndim == logits.ndim - 1:
-        mask = mask[:, None]
-    if mask.shape != (logits.shape[0], 1, *logits.shape[2:]):
-        raise ValueError(
-            f"mask must have one value a position: expected {(logits.shape[0], *logits.shape[2:])} "
-            f"(a channel axis of 1 is allowed), got {tuple(mask.shape)}."
-        )
-    return mask != 0

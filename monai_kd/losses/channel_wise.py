@@ -7,8 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_kd.losses._common import check_same_shape, masked_mean, promote
-from monai_kd.losses.teacher_dice import valid_positions
+from monai_kd.losses._common import check_same_shape, check_temperature, masked_mean, promote, valid_positions
 
 
 def channel_wise_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
@@ -65,9 +64,7 @@ class ChannelWiseLoss(nn.Module):
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {temperature}.")
-        self.temperature = temperature
+        self.temperature = check_temperature(temperature)
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of tensors (B, C, *spatial) where ``mask``, (B, *spatial) or (B, 1, *spatial), is not 0."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from monai_kd.losses._common import check_same_shape, check_softmax_channels, masked_mean, promote
-from monai_kd.losses.teacher_dice import valid_positions
+from monai_kd.losses._common import (
+    check_same_shape,
+    check_softmax_channels,
+    check_temperature,
+    masked_mean,
+    promote,
+    valid_positions,
+)
 
 _EPS = 1e-8  # variance of a vector that counts as constant
 
@@ -66,13 +70,11 @@ class DISTLoss(nn.Module):
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0, sigmoid: bool = False) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {temperature}.")
         if not (beta >= 0 and gamma >= 0):
             raise ValueError(f"weights must not be negative, got beta {beta}, gamma {gamma}.")
         self.beta = beta
         self.gamma = gamma
-        self.temperature = temperature
+        self.temperature = check_temperature(temperature)
         self.sigmoid = sigmoid
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:

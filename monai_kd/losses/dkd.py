@@ -8,9 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_kd.losses._common import check_same_shape, check_softmax_channels, masked_mean, promote
+from monai_kd.losses._common import (
+    check_same_shape,
+    check_softmax_channels,
+    check_temperature,
+    masked_mean,
+    promote,
+    valid_positions,
+)
 from monai_kd.losses.soft_target import soft_target_kl
-from monai_kd.losses.teacher_dice import valid_positions
 
 
 def decoupled_kl(student: Tensor, teacher: Tensor, label: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -67,11 +73,9 @@ class DKDLoss(nn.Module):
 
     def __init__(self, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0, sigmoid: bool = False) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {temperature}.")
         if not (alpha >= 0 and beta >= 0):
             raise ValueError(f"weights must not be negative, got alpha {alpha}, beta {beta}.")
-        self.temperature = temperature
+        self.temperature = check_temperature(temperature)
         self.alpha = alpha
         self.beta = beta
         self.sigmoid = sigmoid

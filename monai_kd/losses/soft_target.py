@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_kd.losses._common import check_same_shape, check_softmax_channels, masked_mean, promote
+from monai_kd.losses._common import check_same_shape, check_softmax_channels, check_temperature, masked_mean, promote
 
 
 def soft_target_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, sigmoid: bool = False) -> Tensor:
@@ -58,9 +56,7 @@ class SoftTargetLoss(nn.Module):
 
     def __init__(self, temperature: float = 4.0, sigmoid: bool = False) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {temperature}.")
-        self.temperature = temperature
+        self.temperature = check_temperature(temperature)
         self.sigmoid = sigmoid
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:

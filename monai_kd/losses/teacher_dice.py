@@ -7,7 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from monai_kd.losses._common import check_same_shape, check_softmax_channels, masked_mean, promote
+from monai_kd.losses._common import (
+    check_same_shape,
+    check_softmax_channels,
+    check_temperature,
+    masked_mean,
+    promote,
+    valid_positions,
+)
 
 
 def teacher_dice(student: Tensor, teacher: Tensor, mask: Tensor | None = None, smooth: float = 1e-5) -> Tensor:
@@ -66,13 +73,11 @@ class TeacherDiceLoss(nn.Module):
         smooth: float = 1e-5,
     ) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {temperature}.")
         if not 0 < smooth < math.inf:
             raise ValueError(f"smooth must be positive, otherwise empty channels divide 0 by 0, got {smooth}.")
         self.sigmoid = sigmoid
         self.include_background = include_background
-        self.temperature = temperature
+        self.temperature = check_temperature(temperature)
         self.smooth = smooth
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -90,19 +95,3 @@ class TeacherDiceLoss(nn.Module):
         logits = promote(logits) / self.temperature
         probabilities = logits.sigmoid() if self.sigmoid else logits.softmax(dim=1)
         return probabilities if self.include_background else probabilities[:, 1:]
-
-
-def valid_positions(mask: Tensor | None, like: Tensor) -> Tensor:
-    """``mask`` as booleans of shape (B, 1, *spatial) for ``like`` of shape (B, C, *spatial); all true for ``None``."""
-    expected = (like.shape[0], 1, *like.shape[2:])
-    if mask is None:
-        return torch.ones(expected, dtype=torch.bool, device=like.device)
-    mask = mask.as_subclass(Tensor)
-    if mask.ndim == like.ndim - 1:
-        mask = mask.unsqueeze(1)
-    if mask.shape != expected:
-        raise ValueError(
-            f"mask must have one value a position: expected {expected} (the channel axis may be left out), "
-            f"got {tuple(mask.shape)}."
-        )
-    return mask != 0

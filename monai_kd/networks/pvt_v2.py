@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
 from monai.networks.layers.drop_path import DropPath
 from torch import Tensor, nn
+
+from monai_kd.checkpoints import load_weights, read_state_dict
 
 PVT_V2_PRESETS: dict[str, dict[str, tuple[int, ...]]] = {
     "b0": {"embed_dims": (32, 64, 160, 256), "depths": (2, 2, 2, 2)},
@@ -137,36 +140,33 @@ def pvt_v2(name: str, **overrides: Any) -> PVTv2:
     return PVTv2(**{**PVT_V2_PRESETS[name], **overrides})
 
 
-def imagenet_state_dict(released: Mapping[str, Tensor], backbone: PVTv2) -> dict[str, Tensor]:
-    """The weights of ``backbone`` in a released ImageNet classifier, ready for a strict ``load_state_dict``.
+def load_backbone(network: nn.Module, checkpoint: str | Path | Mapping[str, Any]) -> nn.Module:
+    """Fill the PVTv2 of ``network`` from a released ImageNet classifier (``pvt_v2_b*.pth``).
 
     Args:
-        released: state dict of the classifier, ``torch.load("pvt_v2_b0.pth", weights_only=True)``; its two classifier
-            entries (``head.weight``, ``head.bias``) are left out.
-        backbone: the network the weights are for, read for its names and shapes only.
+        network: a :class:`PVTv2`, or a network with one as its ``backbone``.
+        checkpoint: the released file, or its state dict; the classifier's two entries (``head.weight``, ``head.bias``)
+            are left out, everything else must fit.
+
+    Returns:
+        ``network``.
 
     Raises:
-        ValueError: an entry is missing, unknown or of another shape; the message names it.
+        FileNotFoundError: no such file.
+        CheckpointError: an entry is missing, unknown or of another shape; the message names it.
 
     Example:
         >>> network = pvt_v2("b0")
         >>> released = {**network.state_dict(), "head.weight": torch.zeros(1000, 256), "head.bias": torch.zeros(1000)}
-        >>> network.load_state_dict(imagenet_state_dict(released, network))
-        <All keys matched successfully>
+        >>> load_backbone(network, released) is network
+        True
     """
-    weights = {name: value for name, value in released.items() if name not in CLASSIFIER_KEYS}
-    expected = backbone.state_dict()
-    faults = [f"missing: {name}" for name in expected if name not in weights]
-    faults += [f"unknown: {name}" for name in weights if name not in expected]
-    faults += [
-        f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    if faults:
-        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise ValueError(f"these are not the weights of this PVTv2 (is the size the same?): {shown}.")
-    return weights
+    backbone = network if isinstance(network, PVTv2) else getattr(network, "backbone", None)
+    if not isinstance(backbone, PVTv2):
+        raise TypeError(f"expected a PVTv2 or a network with one as its backbone, got {type(network).__name__}.")
+    weights = {k: v for k, v in read_state_dict(checkpoint).items() if k not in CLASSIFIER_KEYS}
+    load_weights(backbone, weights)
+    return network
 
 
 class _OverlapPatchEmbed(nn.Module):

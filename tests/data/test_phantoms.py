@@ -180,3 +180,13 @@ def test_wrong_arguments(tmp_path, kwargs, message):
     with pytest.raises(ValueError, match=message):
         make_polyp_frames(tmp_path / "frames", **kwargs)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_failed_rename_is_not_swallowed(tmp_path, monkeypatch):
+    def fail(self, target):
+        raise PermissionError("no")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(PermissionError):
+        make_polyp_frames(tmp_path / "frames", count=1, size=(40, 40))
+    assert os.listdir(tmp_path) == []

@@ -181,7 +181,7 @@ def test_float32_under_autocast(mode):
 
 
 def test_messages():
-    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+    with pytest.raises(ValueError, match="temperature must be positive and finite, got 0"):
         AttentionSupervisionLoss(temperature=0)
     with pytest.raises(ValueError, match="logits differ in shape"):
         AttentionSupervisionLoss()(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 8, 8))

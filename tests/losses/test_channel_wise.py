@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from monai_kd.losses.channel_wise import ChannelWiseLoss
+from monai_kd.losses.channel_wise import ChannelWiseLoss, channel_wise_kl
 
 SHAPES = [(2, 3, 6), (2, 3, 5, 4), (2, 3, 4, 3, 2)]
 
@@ -46,6 +46,14 @@ def test_mask_selects_positions_and_items():
     mask[0, 0, :2] = 1
     expected = ChannelWiseLoss()(student[:1, :, :2], teacher[:1, :, :2])
     torch.testing.assert_close(ChannelWiseLoss()(student, teacher, mask), expected)
+
+
+def test_nothing_valid_gives_0():
+    mask = torch.ones(2, 4, 4)
+    mask[0] = 0
+    divergence = channel_wise_kl(*torch.randn(2, 2, 3, 4, 4), mask=mask)
+    assert divergence[0].eq(0).all()
+    assert divergence[1].gt(0).all()
 
 
 def test_one_channel_is_fine():

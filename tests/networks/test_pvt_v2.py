@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from monai_kd.networks import PVT_V2_PRESETS, PVTv2, imagenet_state_dict, pvt_v2
+from monai_kd.checkpoints import CheckpointError
+from monai_kd.networks import PVT_V2_PRESETS, PolypPVT, PVTv2, load_backbone, pvt_v2
 
 TINY = {"embed_dims": (8, 16, 20, 32), "depths": (1, 2, 1, 1)}
 
@@ -127,20 +128,30 @@ def test_copies_are_independent():
 
 def test_released_classifier_loads_without_its_head():
     released, network = released_classifier(), pvt_v2("b0")
-    network.load_state_dict(imagenet_state_dict(released, network))
+    load_backbone(network, released)
     for name, value in network.state_dict().items():
         assert torch.equal(value, released[name])
 
 
 def test_unexpected_weights_are_refused_by_name():
     network, released = pvt_v2("b0"), released_classifier()
-    with pytest.raises(ValueError, match=r"unknown: head2\.weight"):
-        imagenet_state_dict({**released, "head2.weight": torch.zeros(1)}, network)
-    with pytest.raises(ValueError, match=r"norm1\.weight has shape \(64,\), expected \(32,\)"):
-        imagenet_state_dict({**released, "norm1.weight": torch.zeros(64)}, network)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"unknown to the network: head2\.weight"):
+        load_backbone(network, {**released, "head2.weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"norm1\.weight: file \(64,\), network \(32,\)"):
+        load_backbone(network, {**released, "norm1.weight": torch.zeros(64)})
     del released["norm2.bias"]
-    with pytest.raises(ValueError, match=r"missing: norm2\.bias"):
-        imagenet_state_dict(released, network)
+    with pytest.raises(CheckpointError, match=r"missing in the file: norm2\.bias"):
+        load_backbone(network, released)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_backbone_of_a_whole_network_is_filled():
+    released = released_classifier()
+    network = load_backbone(PolypPVT("b0"), released)
+    assert torch.equal(network.backbone.norm4.weight, released["norm4.weight"])
+    with pytest.raises(TypeError, match="PVTv2"):
+        load_backbone(torch.nn.Linear(2, 2), released)
 
 
 def test_messages():

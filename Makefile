@@ -1,0 +1,60 @@
+# make demo  - distil a polyp segmentation student on generated frames and compare it (minutes on two cores)
+# make test  - the whole test suite
+# make lint  - ruff and mypy
+# Each starts from Python 3.11 (PYTHON=... for another) and make alone.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+BUNDLE := bundles/kdas_polyp_segmentation
+OUT := demo_output
+
+RUN = $(BIN)/python -W ignore -m monai.bundle run --meta_file $(BUNDLE)/configs/metadata.json \
+	--logging_file $(BUNDLE)/configs/logging.conf --bundle_root $(BUNDLE)
+C := $(BUNDLE)/configs
+
+.PHONY: install demo test lint clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all,test]"
+	touch $@
+
+demo: install
+	@echo "--- 1/4 the teacher, trained on all labels"
+	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/teacher.json']" --labelled_fraction 1.0
+	@echo "--- 2/4 the student alone and the distilled student, on a tenth of the labels"
+	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/baseline.json']"
+	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json']"
+	@echo "--- 3/4 evaluation on test frames, masks of new frames"
+	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/teacher.json','$(C)/evaluate.json']" --name teacher
+	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/baseline.json','$(C)/evaluate.json']" --name baseline
+	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/evaluate.json']" --name distilled
+	$(BIN)/python -c "from monai_kd.data import make_polyp_frames; make_polyp_frames('$(OUT)/new_frames', count=4, seed=1)"
+	for model in teacher baseline distilled; do \
+		case $$model in teacher) network="--network_def @teacher_def" checkpoint=teacher.pt;; \
+			baseline) network="" checkpoint=baseline.pt;; *) network="" checkpoint=model.pt;; esac; \
+		$(RUN) --config_file "['$(C)/inference.json','$(C)/demo.json']" --dataset_dir $(OUT)/new_frames/images \
+			--checkpoint $$checkpoint --output_dir $(OUT)/masks/$$model $$network || exit 1; \
+	done
+	@echo "--- 4/4 the comparison"
+	$(BIN)/python -m monai_kd.report $(OUT) --frames $(OUT)/new_frames/images --labels $(OUT)/new_frames/masks \
+		--masks teacher=$(OUT)/masks/teacher baseline=$(OUT)/masks/baseline distilled=$(OUT)/masks/distilled \
+		--note "Generated frames. The teacher saw every training label, both students a tenth of them; the distilled student also saw the other frames, unlabelled."
+
+test: install
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+clean:
+	rm -rf $(OUT) $(VENV) build *.egg-info

@@ -1,0 +1,98 @@
+"""The result of one evaluated network, stored where a report finds it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from monai_kd.report.cost import Cost, network_cost
+
+__all__ = ["Evaluation", "load_evaluations", "save_evaluation"]
+
+_SUFFIX = ".evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores and cost of one network on one test split."""
+
+    name: str
+    scores: dict[str, float]
+    cases: int
+    cost: Cost
+    input_shape: tuple[int, ...]
+
+
+def save_evaluation(
+    directory: str | Path,
+    name: str,
+    metrics: Mapping[str, Any],
+    cases: int,
+    network: nn.Module,
+    input_shape: Sequence[int],
+) -> Path:
+    """Measure the cost of ``network`` and write it with its scores to ``<directory>/<name>.evaluation.json``.
+
+    Args:
+        directory: made if it does not exist.
+        name: of the row in a report ("teacher", "baseline", "distilled", ...).
+        metrics: ``evaluator.state.metrics``; numbers are kept.
+        cases: number of test cases behind them.
+        network: the network that was evaluated.
+        input_shape: one input of it, (B, C, *spatial), B = 1 for the time of one case.
+
+    Raises:
+        ValueError: no number among the metrics, or one that is not finite.
+    """
+    scores = {
+        key: float(value) for key, value in metrics.items() if isinstance(value, int | float) or _is_number(value)
+    }
+    if not scores:
+        raise ValueError(f"no numbers among the metrics of '{name}': {sorted(metrics)}.")
+    if lost := [key for key, value in scores.items() if not math.isfinite(value)]:
+        raise ValueError(f"the metrics {lost} of '{name}' are not finite; was the test split empty?")
+    result = Evaluation(name, scores, cases, network_cost(network, input_shape), tuple(input_shape))
+    path = Path(directory) / f"{name}{_SUFFIX}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(asdict(result), indent=2) + "\n")
+    return path
+
+
+def load_evaluations(directory: str | Path) -> dict[str, Evaluation]:
+    """All evaluations below ``directory`` by name.
+
+    Raises:
+        FileNotFoundError: none is there.
+    """
+    found = {}
+    for path in sorted(Path(directory).rglob(f"*{_SUFFIX}")):
+        raw = json.loads(path.read_text())
+        shape = tuple(raw.pop("input_shape"))
+        found[raw["name"]] = Evaluation(**{**raw, "cost": Cost(**raw["cost"])}, input_shape=shape)
+    if not found:
+        raise FileNotFoundError(f"no *{_SUFFIX} below '{directory}'; run the bundle's evaluate.json first.")
+    return found
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _is_number(value: Any) -> bool:
+    return getattr(value, "ndim", None) == 0

@@ -1,0 +1,71 @@
+"""Teacher, baseline and distilled students side by side, with the share of the gap that was closed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from monai_kd.report.evaluation import Evaluation
+
+__all__ = ["comparison_table", "gap_closed"]
+
+TEACHER, BASELINE = "teacher", "baseline"
+
+
+def gap_closed(baseline: float, distilled: float, teacher: float) -> float | None:
+    """The share of the teacher-baseline gap that the distilled student closed; ``None`` where there is no gap to close.
+
+    1 means as good as the teacher, 0 no better than the baseline, and less than 0 that distillation hurt.
+
+    Example:
+        >>> round(gap_closed(baseline=0.70, distilled=0.76, teacher=0.80), 2)
+        0.6
+    """
+    gap = teacher - baseline
+    return (distilled - baseline) / gap if gap > 0 else None
+
+
+def comparison_table(evaluations: Mapping[str, Evaluation], score: str) -> str:
+    """A Markdown table of all evaluations, the teacher first, then the baseline.
+
+    Args:
+        evaluations: by name; "teacher" and "baseline" are what the others are measured against.
+        score: the score, higher is better, that the gap is measured in.
+
+    Raises:
+        KeyError: an evaluation without ``score``.
+    """
+    for name, one in evaluations.items():
+        if score not in one.scores:
+            raise KeyError(f"'{name}' has no score '{score}'; it has {sorted(one.scores)}.")
+    order = sorted(evaluations, key=lambda name: (name != TEACHER, name != BASELINE, name))
+    others = sorted({key for one in evaluations.values() for key in one.scores} - {score})
+    head = ["model", score, *others, "parameters", "GMAC", "ms per frame", "gap closed"]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for name in order:
+        one = evaluations[name]
+        rows.append(
+            [
+                name,
+                f"{one.scores[score]:.4f}",
+                *(f"{one.scores[key]:.4f}" if key in one.scores else "-" for key in others),
+                f"{one.cost.parameters:,}",
+                f"{one.cost.gmac:.3f}",
+                f"{one.cost.milliseconds:.1f}",
+                _gap(evaluations, name, score),
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = []
+    for index, row in enumerate(rows):
+        cells = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        if index == 1:
+            cells = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _gap(evaluations: Mapping[str, Evaluation], name: str, score: str) -> str:
+    if name in (TEACHER, BASELINE) or not {TEACHER, BASELINE} <= set(evaluations):
+        return "-"
+    share = gap_closed(*(evaluations[key].scores[score] for key in (BASELINE, name, TEACHER)))
+    return "no gap" if share is None else f"{100 * share:.0f} %"
