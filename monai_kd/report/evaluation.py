@@ -52,9 +52,7 @@ def save_evaluation(
     Raises:
         ValueError: no number among the metrics, or one that is not finite.
     """
-    scores = {
-        key: float(value) for key, value in metrics.items() if isinstance(value, int | float) or _is_number(value)
-    }
+    scores = {key: float(value) for key, value in metrics.items() if _is_number(value)}
     if not scores:
         raise ValueError(f"no numbers among the metrics of '{name}': {sorted(metrics)}.")
     if lost := [key for key, value in scores.items() if not math.isfinite(value)]:
@@ -95,4 +93,4 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return getattr(value, "ndim", None) == 0
+    return isinstance(value, int | float) or getattr(value, "ndim", None) == 0

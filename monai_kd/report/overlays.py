@@ -66,9 +66,7 @@ def _outline(axis: object, mask: NDArray[np.bool_], colour: str) -> None:
 def _mask(path: Path, frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
     mask = np.asarray(Image.open(path).convert("L")) > 127
     if mask.shape != frame.shape[:2]:
-        raise ValueError(
-            f"'{path}' has size {mask.shape}, its frame {frame.shape[:2]}; masks are written at the frame's own size."
-        )
+        raise ValueError(f"'{path}' is {mask.shape}, its frame {frame.shape[:2]}; write masks at the frame's own size.")
     return mask
 
 

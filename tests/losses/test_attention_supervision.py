@@ -188,5 +188,5 @@ def test_messages():
     with pytest.raises(ValueError, match="expected logits of shape"):
         AttentionSupervisionLoss()(torch.zeros(4, 4), torch.zeros(4, 4))
     for sigmoid in (True, False):
-        with pytest.raises(ValueError, match=r"expected \(1, 4, 4\) \(a channel axis of 1 is allowed\)"):
+        with pytest.raises(ValueError, match=r"expected \(1, 1, 4, 4\) \(the channel axis may be left out\)"):
             AttentionSupervisionLoss(sigmoid=sigmoid)(*torch.zeros(2, 1, 1, 4, 4), torch.zeros(1, 2, 4))
