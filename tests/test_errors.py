@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from monai_kd.errors import readable_errors, user_message
+from monai_kd.handlers.distillation import _take
+from monai_kd.teachers import FrozenTeacher
+
+
+def ours():
+    FrozenTeacher("no network")
+
+
+def caught(function):
+    try:
+        function()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def framework(cause):
+    """What a configuration parser does: raise something of its own from the cause."""
+
+    def run():
+        try:
+            cause()
+        except Exception as error:
+            raise RuntimeError("failed to instantiate component") from error
+
+    return run
+
+
+def test_an_error_of_this_package_is_the_message():
+    assert user_message(caught(ours)) == "the teacher's network must be a torch.nn.Module, got str."
+
+
+def test_it_is_found_below_the_errors_of_a_framework():
+    assert user_message(caught(framework(framework(ours)))) == user_message(caught(ours))
+
+
+def test_it_is_found_behind_an_error_raised_while_handling_it():
+    def careless():
+        try:
+            ours()
+        except TypeError:
+            int("x")
+
+    assert user_message(caught(careless)) == user_message(caught(ours))
+
+
+def test_a_suppressed_cause_stays_suppressed():
+    def silent():
+        try:
+            ours()
+        except TypeError:
+            raise RuntimeError("something else") from None
+
+    assert user_message(caught(silent)) is None
+
+
+@pytest.mark.parametrize("foreign", [lambda: int("x"), lambda: nn.Linear(2, 2)(torch.zeros(1, 3))])
+def test_errors_from_elsewhere_are_not_ours(foreign):
+    assert user_message(caught(foreign)) is None
+    teacher = FrozenTeacher(nn.Linear(2, 2))
+    assert user_message(caught(lambda: teacher({"image": torch.zeros(1, 3)}, ["output"]))) is None  # raised in torch
+
+
+def test_a_key_error_is_shown_without_quotes():
+    message = user_message(caught(lambda: _take({}, {"image"}, torch.device("cpu"))))
+    assert message.startswith("distillation needs the batch keys ['image']")
+
+
+@pytest.fixture
+def hook(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.delenv("MONAI_KD_TRACEBACK", raising=False)
+
+    def show(function):
+        error = caught(function)
+        sys.excepthook(type(error), error, error.__traceback__)
+
+    return show
+
+
+def test_our_errors_end_a_program_with_their_message_alone(hook, capsys):
+    readable_errors()
+    hook(framework(ours))
+    shown = capsys.readouterr().err
+    assert shown.splitlines()[0] == "error: the teacher's network must be a torch.nn.Module, got str."
+    assert "MONAI_KD_TRACEBACK=1" in shown
+    assert "Traceback" not in shown
+
+
+def test_other_errors_keep_their_traceback(hook, capsys):
+    readable_errors()
+    hook(lambda: int("x"))
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_environment_keeps_all_tracebacks(hook, capsys, monkeypatch):
+    monkeypatch.setenv("MONAI_KD_TRACEBACK", "1")
+    readable_errors()
+    hook(ours)
+    assert "Traceback" in capsys.readouterr().err
