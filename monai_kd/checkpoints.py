@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,7 @@ def _read(path: str | Path) -> Any:
         raise FileNotFoundError(f"no checkpoint at '{path}'. Train one first, or give the path of an existing file.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a broken file fails in many ways: UnpicklingError, EOFError, IndexError, ...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"'{path}' is not a whole checkpoint of tensors ({reason[:200]}). "

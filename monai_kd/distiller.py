@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -114,9 +113,12 @@ class DistillationTerm(nn.Module):
         teachers = [_float(value) for value in teacher]
         if self.adapter is not None:
             students = [self.adapter(value) for value in students]
-        return self.loss(
+        value = self.loss(
             students[0] if self._single[0] else students, teachers[0] if self._single[1] else teachers, **batch
         )
+        if describe(value) != "()":
+            raise ValueError(f"term '{self.name}': the loss must return a scalar, got {describe(value)}; average it.")
+        return value
 
     def _check_signature(self) -> None:
         target = self.loss.forward if isinstance(self.loss, nn.Module) else self.loss
@@ -237,7 +239,8 @@ class Distiller(nn.Module):
             labelled_items(batch[HAS_LABEL], batch[IMAGE].device) if term.needs_label and HAS_LABEL in batch else None
         )
         if index is not None and index.numel() == 0:
-            return torch.stack([_float(value).sum() for value in ours]).sum() * 0.0
+            # Connected to the student and the adapter, so that each process of several still reaches all gradients.
+            return torch.stack([_float(value).sum() for value in (*ours, *term.parameters())]).sum() * 0.0
         extra = {argument: batch[key] for argument, key in term.batch.items()}
         if index is not None:
             ours, theirs, extra = (select_items(part, index) for part in (ours, theirs, extra))
@@ -283,7 +286,7 @@ class Distiller(nn.Module):
             raise ValueError(
                 f"input_shape is (B, C, *spatial) with B >= 2 (batch statistics need two items), got {tuple(input_shape)}."
             )
-        network = copy.deepcopy(unwrap(student))
+        network = unwrap(student)
         device = next(network.parameters()).device
         zeros = torch.zeros(tuple(input_shape), device=device)
         batch = {IMAGE: zeros, **{teacher.input_key: zeros for teacher in self.teachers.values()}}

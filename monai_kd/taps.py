@@ -268,7 +268,12 @@ def describe(value: Any) -> str:
 def dry_run(network: nn.Module, training: bool) -> Iterator[None]:
     """Run ``network`` without gradients and leave no trace: modes, buffers and random state are restored."""
     modes = {module: module.training for module in network.modules()}
-    buffers = {buffer: buffer.clone() for buffer in network.buffers()} if training else {}
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in modes
+        for name, buffer in module._buffers.items()
+        if training and buffer is not None
+    ]
     devices = sorted({p.device.index or 0 for p in network.parameters() if p.device.type == "cuda"})
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -278,8 +283,8 @@ def dry_run(network: nn.Module, training: bool) -> Iterator[None]:
         for module, mode in modes.items():
             module.training = mode
         with torch.no_grad():
-            for buffer, value in buffers.items():
-                buffer.copy_(value)
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer.copy_(value)  # also where forward() put a new tensor in its place
 
 
 def _zeros_like_input(network: nn.Module, shape: Sequence[int]) -> Tensor:

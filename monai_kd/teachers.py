@@ -107,8 +107,7 @@ class FrozenTeacher(nn.Module):
         images = batch[self.input_key]
         if self.transform is not None:
             images = self.transform(images)
-        if self.network.training:  # someone reached the network itself
-            self.network.eval()
+        self.network.eval()  # someone may have reached the network, or a layer of it, itself
         with FeatureTaps(self.network, [tap for tap in taps if tap != OUTPUT]) as recorder:
             output = self.network(images)
             return {OUTPUT: output, **recorder.outputs()}

@@ -1,0 +1,341 @@
+"""The KDAS bundle from end to end on a handful of generated frames, with tiny networks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from PIL import Image
+
+import monai_kd
+from monai_kd.data import make_polyp_frames
+from monai_kd.errors import user_message
+from monai_kd.networks import PolypPVT
+from monai_kd.report import load_evaluations
+
+BUNDLE = Path(monai_kd.__file__).parents[1] / "bundles" / "kdas_polyp_segmentation"
+CONFIGS = BUNDLE / "configs"
+TINY = {"embed_dims": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "mlp_ratios": [2, 2, 2, 2]}
+STUDENT = {"_target_": "monai_kd.networks.PolypPVT", "backbone": "b0", **TINY}
+TEACHER = {**STUDENT, "embed_dims": [16, 32, 40, 64]}
+
+
+@pytest.fixture(autouse=True)
+def keep_the_excepthook(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    return make_polyp_frames(tmp_path_factory.mktemp("data") / "frames", count=20, size=(64, 80))
+
+
+def settings(frames, folder, **more):
+    return {
+        "bundle_root": str(BUNDLE),
+        "dataset_dir": str(frames),
+        "ckpt_dir": str(folder / "models"),
+        "output_dir": str(folder / "eval"),
+        "device": "cpu",
+        "image_size": 64,
+        "scales": [0.5, 1.0],
+        "epochs": 1,
+        "epoch_length": 2,
+        "batch_size": 4,
+        "val_fraction": 0.2,
+        "test_fraction": 0.2,
+        "num_workers": 0,
+        "network_def": STUDENT,
+        "teacher_def": TEACHER,
+        **more,
+    }
+
+
+def workflow(*names, kind="train", **overrides):
+    return ConfigWorkflow(
+        config_file=[str(CONFIGS / name) for name in names],
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        **overrides,
+    )
+
+
+def run(*names, kind="train", **overrides):
+    flow = workflow(*names, kind=kind, **overrides)
+    flow.initialize()
+    flow.run()
+    flow.finalize()
+    return flow
+
+
+@pytest.fixture(scope="module")
+def trained(frames, tmp_path_factory):
+    """Teacher, baseline and distilled student, trained once."""
+    folder = tmp_path_factory.mktemp("trained")
+    common = settings(frames, folder)
+    hook = sys.excepthook
+    run("train.json", "teacher.json", **common)
+    run("train.json", "baseline.json", **common)
+    run("train.json", **common, labelled_fraction=0.25)
+    sys.excepthook = hook
+    return folder
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)
+
+
+def test_student_checkpoint_loads_into_a_plain_network(trained):
+    network = PolypPVT("b0", **TINY)
+    network.load_state_dict(weights(trained / "models" / "model.pt"), strict=True)
+    assert not any(module._forward_hooks for module in network.modules())
+    assert all(type(value) is torch.Tensor for value in weights(trained / "models" / "model.pt").values())
+
+
+def test_evaluation_writes_scores_and_cost(trained, frames):
+    common = settings(frames, trained)
+    run("train.json", "teacher.json", "evaluate.json", **common, name="teacher")
+    run("train.json", "evaluate.json", **common)
+    found = load_evaluations(trained / "eval")
+    assert set(found) == {"teacher", "distilled"}
+    assert found["distilled"].cases == 4
+    assert found["distilled"].cost.parameters == sum(p.numel() for p in PolypPVT("b0", **TINY).parameters())
+    assert 0 <= found["distilled"].scores["meanDice"] <= 1
+
+
+def test_inference_writes_masks_at_each_frames_own_size(trained, frames, tmp_path):
+    images = Path(frames) / "images"
+    run(
+        "inference.json",
+        kind="infer",
+        bundle_root=str(BUNDLE),
+        ckpt_dir=str(trained / "models"),
+        device="cpu",
+        network_def=STUDENT,
+        dataset_dir=str(images),
+        output_dir=str(tmp_path),
+        image_size=64,
+        num_workers=0,
+    )
+    sources = {path.stem: Image.open(path).size for path in images.iterdir()}
+    masks = {path.stem: Image.open(path) for path in tmp_path.glob("*.png")}
+    assert {name: mask.size for name, mask in masks.items()} == sources
+    assert len(set(sources.values())) > 1
+    for mask in masks.values():
+        assert set(np.unique(np.asarray(mask))) <= {0, 255}
+
+
+def test_masks_lie_where_the_network_sees_polyps(trained, frames, tmp_path):
+    """No axis is swapped on the way through loading, inversion and saving: the mask is the network's own answer."""
+    image = sorted((Path(frames) / "images").iterdir())[0]
+    flow = workflow(
+        "inference.json",
+        kind="infer",
+        bundle_root=str(BUNDLE),
+        ckpt_dir=str(trained / "models"),
+        device="cpu",
+        network_def=STUDENT,
+        datalist=[{"image": str(image)}],
+        output_dir=str(tmp_path),
+        image_size=64,
+        num_workers=0,
+        threshold=0.3,
+    )
+    flow.initialize()
+    flow.run()
+    frame = Image.open(image).convert("RGB")
+    x = torch.from_numpy(np.asarray(frame, dtype=np.float32)).permute(2, 0, 1)[None]
+    x = torch.nn.functional.interpolate(x, size=(64, 64), mode="bilinear")
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
+    network = PolypPVT("b0", **TINY).eval()
+    network.load_state_dict(weights(trained / "models" / "model.pt"))
+    with torch.no_grad():
+        logits = torch.nn.functional.interpolate(network((x - mean) / std), size=frame.size[::-1], mode="bilinear")
+    expected = (logits.sigmoid() >= 0.3)[0, 0].numpy()
+    written = np.asarray(Image.open(tmp_path / f"{image.stem}.png")) > 0
+    assert (written == expected).mean() > 0.99
+
+
+def test_total_weight_zero_is_the_baseline_bit_for_bit(trained, frames, tmp_path):
+    common = settings(frames, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"))
+    run("train.json", "baseline.json", **common)
+    run("train.json", **common, distillation_weight=0.0)
+    baseline, distilled = (weights(tmp_path / "models" / name) for name in ("baseline.pt", "model.pt"))
+    assert baseline.keys() == distilled.keys()
+    assert all(torch.equal(value, distilled[name]) for name, value in baseline.items())
+
+
+def test_distillation_changes_the_student(trained, frames, tmp_path):
+    common = settings(frames, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"))
+    run("train.json", **common)
+    baseline, distilled = weights(trained / "models" / "baseline.pt"), weights(tmp_path / "models" / "model.pt")
+    assert not all(torch.equal(value, distilled[name]) for name, value in baseline.items())
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(frames, tmp_path):
+    """Equal global batch, no batch statistics: student and adapter agree to 1e-5."""
+    unet = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 3, "out_channels": 1, "strides": [2, 2], "norm": None}
+    layer = "model.1.submodule.1.submodule"
+    override = {
+        "network_def": {**unet, "channels": [4, 8, 8]},
+        "teacher_def": {**unet, "channels": [8, 16, 16]},
+        "teacher#checkpoint": None,
+        "terms": [
+            {
+                "_target_": "monai_kd.distiller.DistillationTerm",
+                "name": "soft_target",
+                "loss": {"_target_": "monai_kd.losses.SoftTargetLoss", "sigmoid": True},
+            },
+            {
+                "_target_": "monai_kd.distiller.DistillationTerm",
+                "name": "hint",
+                "loss": {"_target_": "monai_kd.losses.HintLoss"},
+                "student": layer,
+                "teacher": layer,
+                "adapter": {"_target_": "monai_kd.adapters.ProjectionAdapter", "_mode_": "callable"},
+            },
+        ],
+        "train#random_transforms": [
+            {"_target_": "EnsureTyped", "keys": ["image", "label"], "track_meta": False},
+            {"_target_": "SelectItemsd", "keys": ["image", "label", "has_label"]},
+        ],
+        "datalist": "$(lambda d: {**d, 'training': d['training'][:4]})(polyp_datalist(@dataset_dir, val_fraction=0.2))",
+        "optimizer#_target_": "torch.optim.SGD",
+        "learning_rate": 0.1,
+        "run": [
+            "$@train#trainer.run()",
+            "$torch.save(@distiller_def.state_dict(), @ckpt_dir + '/distiller.pt') "
+            "if os.environ.get('RANK', '0') == '0' else None",
+        ],
+    }
+    (tmp_path / "override.json").write_text(json.dumps(override))
+    results = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        common = settings(frames, folder, batch_size=4 // processes, epoch_length=3, epochs=2, scales=[1.0])
+        common = {k: v for k, v in common.items() if k not in ("network_def", "teacher_def")}
+        files = ["train.json", "multi_gpu_train.json"][:processes]
+        configs = [str(CONFIGS / name) for name in files] + [str(tmp_path / "override.json")]
+        if processes == 1:
+            launcher = [sys.executable, "-W", "ignore"]
+        else:
+            common.pop("device")
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        command(launcher, configs, common)
+        results.append([weights(folder / "models" / name) for name in ("model.pt", "distiller.pt")])
+    assert len(results[0][1]) == 2
+    for one, two in zip(*results):
+        assert one.keys() == two.keys()
+        for name in one:
+            torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+def command(launcher, configs, overrides, check=True):
+    words = [*launcher, "-m", "monai.bundle", "run", "--config_file", str(configs), "--logging_file", "False"]
+    words += ["--meta_file", str(CONFIGS / "metadata.json")]
+    for key, value in overrides.items():
+        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def message_of(*names, **overrides):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        run(*names, **overrides)
+    return user_message(caught.value)
+
+
+def test_one_clear_line_from_the_command_line(tmp_path):
+    common = settings(tmp_path / "nowhere", tmp_path)
+    done = command([sys.executable, "-W", "ignore"], [str(CONFIGS / "train.json")], common, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert str(tmp_path / "nowhere") in line
+    assert "images" in done.stderr
+
+
+def test_a_corrupted_frame_and_a_mask_of_another_size_are_named_together(frames, tmp_path):
+    copy = tmp_path / "frames"
+    for kind in ("images", "masks"):
+        (copy / kind).mkdir(parents=True)
+        for path in (Path(frames) / kind).iterdir():
+            (copy / kind / path.name).write_bytes(path.read_bytes())
+    broken = copy / "images" / "frame_00003.jpg"
+    broken.write_bytes(broken.read_bytes()[:600])
+    Image.new("L", (10, 12), 255).save(copy / "masks" / "frame_00007.png")
+    message = message_of("train.json", "baseline.json", **settings(copy, tmp_path))
+    assert "frame_00003.jpg" in message
+    assert "frame_00007" in message
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_teacher_of_another_architecture_is_refused_by_name(trained, frames, tmp_path):
+    checkpoint = str(trained / "models" / "model.pt")
+    message = message_of("train.json", **settings(frames, tmp_path, teacher_checkpoint=checkpoint))
+    assert "does not fit PolypPVT" in message
+    assert "backbone.patch_embed1.proj.weight" in message
+
+
+def test_a_missing_teacher_says_what_to_do(frames, tmp_path):
+    message = message_of("train.json", **settings(frames, tmp_path))
+    assert "no checkpoint at" in message
+    assert "Train one first" in message
+
+
+def test_a_misspelt_tap_lists_the_closest(trained, frames, tmp_path):
+    common = settings(frames, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"))
+    message = message_of("train.json", **common, **{"terms#0#student": "logits_cmf"})
+    assert "logits_cmf" in message
+    assert "logits_cfm" in message
+
+
+@pytest.mark.parametrize("kind", ["train", "infer"])
+def test_bundle_properties_are_complete(kind, frames, tmp_path):
+    name = "train.json" if kind == "train" else "inference.json"
+    common = {"dataset_dir": str(frames), "device": "cpu"}
+    if kind == "train":
+        common = {**settings(frames, tmp_path), "teacher#checkpoint": None}
+    flow = workflow(name, kind=kind, **{"bundle_root": str(BUNDLE), **common})
+    flow.parser["initialize"] = []  # no training, so no teacher is needed
+    flow.initialize()
+    assert not flow.check_properties()
+
+
+def test_metadata_has_what_the_schema_requires():
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    required = "schema version monai_version pytorch_version numpy_version required_packages_version task description"
+    assert set(f"{required} authors copyright network_data_format changelog".split()) <= set(metadata)
+    assert metadata["version"] in metadata["changelog"]
+    assert metadata["version"] == metadata["required_packages_version"]["monai-kd"] == monai_kd.__version__
+
+
+def test_inference_names_monai_and_the_network_only():
+    """A stock MONAI with this package for the network can run the student."""
+    parser = ConfigParser()
+    parser.read_config(str(CONFIGS / "inference.json"))
+    targets = [line for line in json.dumps(parser.config).split('"') if line.startswith("monai_kd.")]
+    assert set(targets) == {"monai_kd.networks.PolypPVT"}
+
+
+def test_network_maps_what_the_metadata_says():
+    from monai.bundle import verify_net_in_out
+
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(CONFIGS / "metadata.json"),
+        config_file=str(CONFIGS / "inference.json"),
+        n=2,
+        device="cpu",
+        network_def=STUDENT,
+    )
