@@ -22,6 +22,7 @@ BUNDLE = Path(monai_kd.__file__).parents[1] / "bundles" / "kdas_polyp_segmentati
 CONFIGS = BUNDLE / "configs"
 TINY = {"embed_dims": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "mlp_ratios": [2, 2, 2, 2]}
 STUDENT = {"_target_": "monai_kd.networks.PolypPVT", "backbone": "b0", **TINY}
+AS_TEACHER = {"network_def": "@teacher_def"}  # what teacher.json says, and the settings below would undo
 TEACHER = {**STUDENT, "embed_dims": [16, 32, 40, 64]}
 
 
@@ -80,7 +81,7 @@ def trained(frames, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     common = settings(frames, folder)
     hook = sys.excepthook
-    run("train.json", "teacher.json", **common)
+    run("train.json", "teacher.json", **{**common, **AS_TEACHER})
     run("train.json", "baseline.json", **common)
     run("train.json", **common, labelled_fraction=0.25)
     sys.excepthook = hook
@@ -100,7 +101,7 @@ def test_student_checkpoint_loads_into_a_plain_network(trained):
 
 def test_evaluation_writes_scores_and_cost(trained, frames):
     common = settings(frames, trained)
-    run("train.json", "teacher.json", "evaluate.json", **common, name="teacher")
+    run("train.json", "teacher.json", "evaluate.json", **{**common, **AS_TEACHER}, name="teacher")
     run("train.json", "evaluate.json", **common)
     found = load_evaluations(trained / "eval")
     assert set(found) == {"teacher", "distilled"}
