@@ -26,13 +26,13 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 demo: install
 	@echo "--- 1/4 the teacher, trained on all labels"
 	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/teacher.json']" --labelled_fraction 1.0
-	@echo "--- 2/4 the student alone and the distilled student, on a tenth of the labels"
+	@echo "--- 2/4 the student alone and the distilled student, on a quarter of the labels"
 	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/baseline.json']"
 	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json']"
 	@echo "--- 3/4 evaluation on test frames, masks of new frames"
-	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/teacher.json','$(C)/evaluate.json']" --name teacher
-	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/baseline.json','$(C)/evaluate.json']" --name baseline
-	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/evaluate.json']" --name distilled
+	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/teacher.json','$(C)/evaluate.json']"
+	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/baseline.json','$(C)/evaluate.json']"
+	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/evaluate.json']"
 	$(BIN)/python -c "from monai_kd.data import make_polyp_frames; make_polyp_frames('$(OUT)/new_frames', count=4, seed=1)"
 	for model in teacher baseline distilled; do \
 		case $$model in teacher) network="--network_def @teacher_def" checkpoint=teacher.pt;; \
@@ -41,9 +41,9 @@ demo: install
 			--checkpoint $$checkpoint --output_dir $(OUT)/masks/$$model $$network || exit 1; \
 	done
 	@echo "--- 4/4 the comparison"
-	$(BIN)/python -m monai_kd.report $(OUT) --frames $(OUT)/new_frames/images --labels $(OUT)/new_frames/masks \
+	$(BIN)/python -m monai_kd.report $(OUT) --also meanIoU MAE --frames $(OUT)/new_frames/images --labels $(OUT)/new_frames/masks \
 		--masks teacher=$(OUT)/masks/teacher baseline=$(OUT)/masks/baseline distilled=$(OUT)/masks/distilled \
-		--note "Generated frames. The teacher saw every training label, both students a tenth of them; the distilled student also saw the other frames, unlabelled."
+		--note "Generated frames. The teacher saw every training label, both students a quarter of them; the distilled student also saw the other frames, unlabelled."
 
 test: install
 	$(BIN)/python -m ruff check .

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 __all__ = ["CheckpointError", "load_weights", "read_state_dict"]
 
 _SHOWN = 4
+_NEXT_LINE = "\n    "
 
 
 class CheckpointError(ValueError):
@@ -47,15 +48,9 @@ def load_weights(network: nn.Module, checkpoint: str | Path | Mapping[str, Any],
     if missing or unexpected or reshaped:
         fitting = len(expected) - len(missing) - len(reshaped)
         lines = [f"{source} does not fit {type(network).__name__}: {fitting} of {len(expected)} entries agree."]
-        lines += [
-            f"  {what}: {_listing(names)}"
-            for what, names in (
-                ("missing in the file", missing),
-                ("unknown to the network", unexpected),
-                ("other shape", reshaped),
-            )
-            if names
-        ]
+        lines += [f"  missing in the file: {_listing(missing)}"] * bool(missing)
+        lines += [f"  unknown to the network: {_listing(unexpected)}"] * bool(unexpected)
+        lines += [f"  other shape: {_listing(reshaped, _NEXT_LINE)}"] * bool(reshaped)
         lines.append(
             "  Build the network with the arguments it was trained with, or give the checkpoint of this network."
         )
@@ -65,7 +60,7 @@ def load_weights(network: nn.Module, checkpoint: str | Path | Mapping[str, Any],
 
 
 def read_state_dict(checkpoint: str | Path | Mapping[str, Any], key: str = "model") -> dict[str, Tensor]:
-    """The tensors by name of a checkpoint, without ``module.`` prefixes; arguments and errors as in :func:`load_weights`."""
+    """The tensors by name of a checkpoint, without ``module.`` prefixes; otherwise as :func:`load_weights`."""
     content = _read(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     return _state_dict(content, key, _name(checkpoint))
 
@@ -101,6 +96,6 @@ def _state_dict(content: Any, key: str, source: str) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
-def _listing(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def _listing(names: list[str], separator: str = ", ") -> str:
+    more = f"{separator}and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return separator.join(names[:_SHOWN]) + more

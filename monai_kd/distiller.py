@@ -25,9 +25,9 @@ AdapterFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
 class DistillationTerm(nn.Module):
     """One loss between tapped outputs of the student and of one or more teachers.
 
-    A tap is a layer name, or "output" for what the network returns. Behind it, ``[i]`` picks the i-th item of a list, tuple
-    or of a layer that ran several times. "output" alone is the full-resolution head where a network in training returns
-    several (a list, a tuple, or DynUNet's stack (B, heads, C, *spatial)).
+    A tap is a layer name, or "output" for what the network returns. Behind it, ``[i]`` picks the i-th item of a list,
+    tuple or of a layer that ran several times. "output" alone is the full-resolution head where a network in training
+    returns several (a list, a tuple, or DynUNet's stack (B, heads, C, *spatial)).
 
     Args:
         name: key of this term in logs and in ``engine.state.output``.
@@ -61,9 +61,10 @@ class DistillationTerm(nn.Module):
         adapter: nn.Module | AdapterFactory | None = None,
     ) -> None:
         super().__init__()
-        if not re.fullmatch(r"[A-Za-z_]\w*", name) or name in _RESERVED:
+        if not _is_word(name) or name in _RESERVED:
             raise ValueError(
-                f"a term's name is a plain word that keys the engine's output; got '{name}' (taken: {sorted(_RESERVED)})."
+                f"a term's name is a plain word that keys the engine's output; got '{name}' "
+                f"(taken: {sorted(_RESERVED)})."
             )
         if not callable(loss):
             raise TypeError(f"term '{name}': the loss must be callable, got {type(loss).__name__}.")
@@ -79,7 +80,7 @@ class DistillationTerm(nn.Module):
             raise TypeError(
                 f"term '{name}': an adapter is a module or a function of two shapes, got {type(adapter).__name__}."
             )
-        self.adapter = adapter
+        self.adapter: Any = adapter
         self._check_signature()
 
     @property
@@ -131,16 +132,17 @@ class DistillationTerm(nn.Module):
         except TypeError as error:
             raise ValueError(
                 f"term '{self.name}': {type(self.loss).__name__} takes {signature}, but would be called with "
-                f"(student, teacher{''.join(f', {name}=' for name in self.batch)}): {error}. Set batch={{argument: batch key}}."
+                f"(student, teacher{''.join(f', {name}=' for name in self.batch)}): {error}. "
+                "Set batch={argument: batch key}."
             ) from None
 
 
 class Distiller(nn.Module):
     """Turns a student's outputs and a batch into named distillation losses.
 
-    ``parameters()`` are the adapters' (and learnable losses') alone, ``state_dict()`` holds what a resumed run needs and
-    nothing of a frozen teacher. Give the parameters to the optimiser beside the student's, and wrap the distiller in
-    ``DistributedDataParallel`` when it has any.
+    ``parameters()`` are the adapters' (and learnable losses') alone, ``state_dict()`` holds what a resumed run needs
+    and nothing of a frozen teacher. Give the parameters to the optimiser beside the student's, and wrap the distiller
+    in ``DistributedDataParallel`` when it has any.
 
     Args:
         student: the network to be trained; used here to check names and shapes, neither kept nor changed.
@@ -150,8 +152,9 @@ class Distiller(nn.Module):
             zeros: adapters are sized, and shapes that a loss refuses are found before training.
 
     Raises:
-        ValueError: a tap or teacher that does not exist (the closest names are listed), equal term names, shapes that do
-            not fit, an adapter to be sized without ``input_shape``, or a student that shares weights with its teacher.
+        ValueError: a tap or teacher that does not exist (the closest names are listed), equal term names, shapes
+            that do not fit, an adapter to be sized without ``input_shape``, or a student that shares weights with its
+            teacher.
 
     Example:
         >>> from monai_kd.losses import SoftTargetLoss
@@ -173,6 +176,8 @@ class Distiller(nn.Module):
         super().__init__()
         teachers = dict(teacher) if isinstance(teacher, Mapping) else {"teacher": teacher}
         for name, one in teachers.items():
+            if not _is_word(name):
+                raise ValueError(f"a teacher's name is a plain word, got '{name}'.")
             if not isinstance(one, Teacher):
                 raise TypeError(
                     f"'{name}' is a {type(one).__name__}, not a teacher; wrap a network in FrozenTeacher(network)."
@@ -187,7 +192,7 @@ class Distiller(nn.Module):
         self._check_weights_apart(student)
         check_tap_names(student, self.student_taps, owner="the student")
         for name, taps in self._teacher_taps().items():
-            self.teachers[name].check(taps, name)
+            self.teachers[name].check(taps, name)  # type: ignore[operator]
         if input_shape is not None:
             self._size_and_check(student, input_shape)
         elif waiting := [term.name for term in self._terms() if term.needs_sizing]:
@@ -200,17 +205,17 @@ class Distiller(nn.Module):
         return [tap for tap in dict.fromkeys(taps) if tap != OUTPUT]
 
     def batch_keys(self, labelled: bool = True) -> set[str]:
-        """Keys of the batch that teachers and terms read; without those of terms that take a label if not ``labelled``."""
+        """Keys of the batch that teachers and terms read; terms that take a label count only if ``labelled``."""
         keys = {key for term in self._terms() if labelled or not term.needs_label for key in term.batch.values()}
-        return keys | {IMAGE} | {one.input_key for one in self.teachers.values()}  # type: ignore[misc]
+        return keys | {IMAGE} | {self._input_key(name) for name in self.teachers}
 
     def forward(self, student: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Unweighted losses by term name.
 
         Args:
             student: ``{"output": prediction, tap: output, ...}`` of the student.
-            batch: images under "image" (and the teachers' keys) and what the terms take; ``has_label`` marks the labelled
-                items, all when absent.
+            batch: images under "image" (and the teachers' keys) and what the terms take; ``has_label`` marks the
+                labelled items, all when absent.
         """
         device_type = batch[IMAGE].device.type
         answers = {name: self.teachers[name](batch, taps) for name, taps in self._teacher_taps().items()}
@@ -229,12 +234,7 @@ class Distiller(nn.Module):
     def _evaluate(
         self, term: DistillationTerm, student: Mapping[str, Any], answers: Mapping[str, Any], batch: Mapping[str, Any]
     ) -> Tensor:
-        image_axes = batch[IMAGE].ndim
-        ours = [_pick(student, tap, image_axes, "student") for tap in term.student_taps]
-        theirs = []
-        for reference in term.teacher_taps:
-            name, tap = self._resolve(reference)
-            theirs.append(_pick(answers[name], tap, image_axes, name))
+        ours, theirs = self._tapped(term, student, answers, batch)
         index = (
             labelled_items(batch[HAS_LABEL], batch[IMAGE].device) if term.needs_label and HAS_LABEL in batch else None
         )
@@ -245,6 +245,19 @@ class Distiller(nn.Module):
         if index is not None:
             ours, theirs, extra = (select_items(part, index) for part in (ours, theirs, extra))
         return term(ours, theirs, **extra)
+
+    def _tapped(
+        self, term: DistillationTerm, student: Mapping[str, Any], answers: Mapping[str, Any], batch: Mapping[str, Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """The values of a term's taps; stacked heads are told from the axes of each network's own images."""
+        ours = [_pick(student, tap, batch[IMAGE].ndim, "student") for tap in term.student_taps]
+        theirs = []
+        for name, tap in map(self._resolve, term.teacher_taps):
+            theirs.append(_pick(answers[name], tap, batch[self._input_key(name)].ndim, name))
+        return ours, theirs
+
+    def _input_key(self, name: str) -> str:
+        return self.teachers[name].input_key  # type: ignore[return-value]
 
     def _terms(self) -> list[DistillationTerm]:
         return list(self.terms.values())  # type: ignore[arg-type]
@@ -284,12 +297,13 @@ class Distiller(nn.Module):
         """One dry forward of every network: size the adapters, let each loss see its shapes."""
         if len(input_shape) < 2 or input_shape[0] < 2:
             raise ValueError(
-                f"input_shape is (B, C, *spatial) with B >= 2 (batch statistics need two items), got {tuple(input_shape)}."
+                f"input_shape is (B, C, *spatial) with B >= 2 (batch statistics need two items), "
+                f"got {tuple(input_shape)}."
             )
         network = unwrap(student)
         device = next(network.parameters()).device
         zeros = torch.zeros(tuple(input_shape), device=device)
-        batch = {IMAGE: zeros, **{teacher.input_key: zeros for teacher in self.teachers.values()}}
+        batch = {IMAGE: zeros, **{self._input_key(name): zeros for name in self.teachers}}
         with dry_run(network, training=True):
             with FeatureTaps(network, self.student_taps) as taps:
                 outputs = {OUTPUT: network(zeros), **taps.outputs()}
@@ -297,8 +311,7 @@ class Distiller(nn.Module):
                 name: self.teachers[name].to(device)(batch, found) for name, found in self._teacher_taps().items()
             }
             for term in self._terms():
-                ours = [_pick(outputs, tap, zeros.ndim, "student") for tap in term.student_taps]
-                theirs = [_pick(answers[n], tap, zeros.ndim, n) for n, tap in map(self._resolve, term.teacher_taps)]
+                ours, theirs = self._tapped(term, outputs, answers, batch)
                 try:
                     if term.needs_sizing:
                         term.size_adapter(ours[0], theirs[0])
@@ -310,6 +323,11 @@ class Distiller(nn.Module):
                         f"term '{term.name}' does not fit: student {term.student_taps} {describe(ours)}, "
                         f"teacher {term.teacher_taps} {describe(theirs)}: {error}"
                     ) from error
+
+
+def _is_word(name: str) -> bool:
+    """Whether ``name`` can key a ``ModuleDict``: a plain word that is none of its attributes."""
+    return re.fullmatch(r"[A-Za-z_]\w*", name) is not None and not hasattr(nn.ModuleDict, name)
 
 
 def _split_index(tap: str) -> tuple[str, int | None]:
@@ -331,7 +349,10 @@ def _pick(outputs: Mapping[str, Any], tap: str, image_axes: int, owner: str) -> 
         raise ValueError(f"{owner}: '{tap}' returned {describe(value)}; pick one item with '{tap}[i]'.")
     items = value.unbind(1) if stacked else value
     if not isinstance(items, list | tuple) or index >= len(items):
-        raise ValueError(f"{owner}: '{tap}' asks for item {index} of {describe(value)}.")
+        raise ValueError(
+            f"{owner}: '{tap}' asks for item {index} of {describe(value)}. A teacher answers in eval mode, where most "
+            "networks return one head: tap the layer that makes the head instead."
+        )
     return items[index]
 
 

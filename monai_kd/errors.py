@@ -31,16 +31,13 @@ def readable_errors() -> None:
 
 
 def user_message(error: BaseException) -> str | None:
-    """The message of the innermost error in ``error``'s chain of causes that this package raised; ``None`` if none is."""
-    found = None
+    """The message of the outermost error of this package in ``error``'s chain of causes; ``None`` if none is."""
     current: BaseException | None = error
     while current is not None:
         if isinstance(current, Exception) and _raised_here(current):
-            found = current
+            return str(current.args[0]) if isinstance(current, KeyError) and current.args else str(current)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    if found is None:
-        return None
-    return str(found.args[0]) if isinstance(found, KeyError) and found.args else str(found)
+    return None
 
 
 def _raised_here(error: BaseException) -> bool:

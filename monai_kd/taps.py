@@ -54,8 +54,8 @@ def check_tap_names(model: nn.Module, names: Sequence[str], owner: str = "the ne
 class FeatureTaps:
     """Outputs of named layers during the forward passes inside a ``with`` block.
 
-    Nothing is set on the layers but a hook, removed on exit. A deepcopy or pickle of a tapped model carries inert hooks, so
-    a copy (an EMA model, say) never writes into these taps.
+    Nothing is set on the layers but a hook, removed on exit. A deepcopy or pickle of a tapped model carries inert
+    hooks, so a copy (an EMA model, say) never writes into these taps.
 
     Args:
         model: the network; ``DistributedDataParallel`` and ``torch.compile`` wrappers are looked through. Open the
@@ -113,14 +113,14 @@ class FeatureTaps:
         for name, hits in self._hits.items():
             if not hits:
                 raise RuntimeError(
-                    f"layer '{name}' returned nothing: it did not run in the forward pass, or the model was compiled and "
-                    "called before the taps were opened (open them first, or call torch.compiler.reset())."
+                    f"layer '{name}' returned nothing: it did not run in the forward pass, or the model was compiled "
+                    "and called before the taps were opened (open them first, or call torch.compiler.reset())."
                 )
             for output, versions in hits:
                 if versions is not None and _versions(output) != versions:
                     raise RuntimeError(
-                        f"the output of layer '{name}' was overwritten in place by a later layer (an in-place activation); "
-                        "tap that later layer instead."
+                        f"the output of layer '{name}' was overwritten in place by a later layer (an in-place "
+                        "activation); tap that later layer instead."
                     )
             values = [output for output, _ in hits]
             result[name] = values[0] if len(values) == 1 else values
@@ -227,10 +227,7 @@ def tap_table(model: nn.Module, input_shape: Sequence[int]) -> TapTable:
     layers = dict(network.named_modules())
     taps = FeatureTaps(network, names)
     order: list[str] = []
-    watchers = [
-        layers[name].register_forward_hook(lambda *_, name=name: order.append(name))  # type: ignore[misc]
-        for name in names
-    ]
+    watchers = [layers[name].register_forward_hook(lambda *_, name=name: order.append(name)) for name in names]
     with dry_run(network, training=False), taps:
         try:
             network(_zeros_like_input(network, input_shape))

@@ -22,8 +22,9 @@ OUTPUT = "output"
 class Teacher(Protocol):
     """What every teacher offers: frozen, moving average, or served by an exported runtime.
 
-    A teacher is an ``nn.Module`` whose ``parameters()`` are empty (nothing of it is trained) and whose ``state_dict`` holds
-    only what a resumed run could not find elsewhere (nothing for a frozen network, the weights of a moving average).
+    A teacher is an ``nn.Module`` whose ``parameters()`` are empty (nothing of it is trained) and whose ``state_dict``
+    holds only what a resumed run could not find elsewhere (nothing for a frozen network, the weights of a moving
+    average).
     """
 
     def __call__(self, batch: Mapping[str, Tensor], taps: Sequence[str]) -> dict[str, Any]:
@@ -117,6 +118,6 @@ class FrozenTeacher(nn.Module):
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenTeacher:
-        self.network._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.network._apply(fn, recurse)
+        super()._apply(fn, recurse)
         return self

@@ -93,10 +93,10 @@ def test_a_loss_or_adapter_that_cannot_be_called_is_refused():
 @pytest.mark.parametrize("loss", [lambda s, t: (s - t).square(), lambda s, t: None], ids=["unreduced", "None"])
 def test_a_loss_that_is_no_scalar_is_refused_by_name(loss):
     student = network()
-    with pytest.raises(ValueError, match="term 'raw'.*must return a scalar, got"):
+    with pytest.raises(ValueError, match=r"term 'raw'.*must return a scalar, got"):
         Distiller(student, FrozenTeacher(network()), [DistillationTerm("raw", loss)], input_shape=(2, 1, 6, 6))
     distiller, x = Distiller(student, FrozenTeacher(network()), [DistillationTerm("raw", loss)]), images()
-    with pytest.raises(ValueError, match="term 'raw'.*must return a scalar, got"):
+    with pytest.raises(ValueError, match=r"term 'raw'.*must return a scalar, got"):
         distiller(answers(student, distiller, x), {"image": x})
 
 
@@ -138,7 +138,7 @@ def test_nothing_to_distil_is_refused():
 
 
 def test_a_bare_network_is_no_teacher():
-    with pytest.raises(TypeError, match="'teacher' is a Sequential.*FrozenTeacher"):
+    with pytest.raises(TypeError, match=r"'teacher' is a Sequential.*FrozenTeacher"):
         Distiller(network(), network(), [soft()])
 
 
@@ -177,7 +177,9 @@ def test_two_terms_that_share_a_tap_both_get_it():
 
 def test_lists_of_taps_arrive_as_lists_in_order():
     student, teacher, loss, x = network(), network(), Record(), images()
-    distiller = Distiller(student, FrozenTeacher(teacher), [DistillationTerm("many", loss, ["3", "output", "0"], ["0", "output"])])
+    distiller = Distiller(
+        student, FrozenTeacher(teacher), [DistillationTerm("many", loss, ["3", "output", "0"], ["0", "output"])]
+    )
     ours = answers(student, distiller, x)
     distiller(ours, {"image": x})
     assert [torch.equal(a, b) for a, b in zip(loss.student, [ours["3"], ours["output"], ours["0"]])] == [True] * 3
@@ -230,8 +232,9 @@ def test_an_index_out_of_range_says_what_there_is(tap):
 
 
 def dynunet(dims):
-    sizes = dict(kernel_size=[3] * 4, strides=[1, 2, 2, 2], upsample_kernel_size=[2] * 3, filters=[2, 4, 4, 4])
-    return DynUNet(dims, 1, 3, **sizes, deep_supervision=True, deep_supr_num=2)
+    return DynUNet(
+        dims, 1, 3, [3] * 4, [1, 2, 2, 2], [2] * 3, filters=[2, 4, 4, 4], deep_supervision=True, deep_supr_num=2
+    )
 
 
 def segresnet(dims):
@@ -367,7 +370,9 @@ def test_construction_restores_counters_that_forward_replaces():
 def test_the_dry_run_sees_the_student_in_train_mode():
     student = dynunet(2).eval()
     loss = Record()
-    Distiller(student, FrozenTeacher(network()), [DistillationTerm("second", loss, "output[1]")], input_shape=(2, 1, 16, 16))
+    Distiller(
+        student, FrozenTeacher(network()), [DistillationTerm("second", loss, "output[1]")], input_shape=(2, 1, 16, 16)
+    )
     assert loss.student.shape == (2, 3, 16, 16)
     assert not student.training
 
@@ -383,7 +388,9 @@ def test_shapes_that_do_not_fit_are_reported_at_construction(term):
 def test_an_adapter_between_maps_and_vectors_is_reported_by_name():
     vectors = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     with pytest.raises(ValueError, match=r"term 'hint' does not fit.*as many axes"):
-        Distiller(network(), FrozenTeacher(vectors), [hint(teacher="1", adapter=ProjectionAdapter)], input_shape=(2, 1, 6, 6))
+        Distiller(
+            network(), FrozenTeacher(vectors), [hint(teacher="1", adapter=ProjectionAdapter)], input_shape=(2, 1, 6, 6)
+        )
 
 
 def test_an_adapter_to_be_sized_needs_the_input_shape():
@@ -393,9 +400,12 @@ def test_an_adapter_to_be_sized_needs_the_input_shape():
 
 
 def test_an_adapter_cannot_be_sized_for_lists():
-    with pytest.raises(ValueError, match="term 'hint'.*one student and one teacher tap"):
+    with pytest.raises(ValueError, match=r"term 'hint'.*one student and one teacher tap"):
         Distiller(
-            network(), FrozenTeacher(network()), [hint(teacher=["0"], adapter=ProjectionAdapter)], input_shape=(2, 1, 6, 6)
+            network(),
+            FrozenTeacher(network()),
+            [hint(teacher=["0"], adapter=ProjectionAdapter)],
+            input_shape=(2, 1, 6, 6),
         )
 
 
@@ -472,7 +482,9 @@ def test_two_distillers_in_one_process_do_not_interfere():
     for student, teacher in zip(students, teachers):
         distiller = Distiller(student.eval(), FrozenTeacher(teacher), [soft(), hint()])
         alone.append(distiller(answers(student, distiller, x), {"image": x}))
-    both = [Distiller(s, FrozenTeacher(t), [soft(weight=i), hint()]) for i, (s, t) in enumerate(zip(students, teachers))]
+    both = [
+        Distiller(s, FrozenTeacher(t), [soft(weight=i), hint()]) for i, (s, t) in enumerate(zip(students, teachers))
+    ]
     ours = [answers(student, distiller, x) for student, distiller in zip(students, both)]
     together = [distiller(answer, {"image": x}) for distiller, answer in zip(both, ours)]
     for first, second in zip(alone, together):
@@ -493,7 +505,9 @@ def test_a_term_with_the_label_sees_labelled_items_only(dims):
     student, teacher, x = network(dims), network(dims), images(dims, batch=4)
     distiller = Distiller(student, FrozenTeacher(teacher), [labelled(), soft()], input_shape=tuple(x.shape))
     output, label = student(x).detach().requires_grad_(), torch.randint(0, 3, (4, 1, *[6] * dims))
-    losses = distiller({"output": output}, {"image": x, "label": label, "has_label": torch.tensor([True, False, True, False])})
+    losses = distiller(
+        {"output": output}, {"image": x, "label": label, "has_label": torch.tensor([True, False, True, False])}
+    )
     kept = [0, 2]
     torch.testing.assert_close(losses["dkd"], DKDLoss()(output[kept], teacher(x)[kept], label=label[kept]))
     torch.testing.assert_close(losses["soft"], SoftTargetLoss()(output, teacher(x)))  # takes all

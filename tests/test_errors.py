@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from monai_kd.distiller import DistillationTerm, Distiller
 from monai_kd.errors import readable_errors, user_message
 from monai_kd.handlers.distillation import _take
+from monai_kd.losses import SoftTargetLoss
 from monai_kd.teachers import FrozenTeacher
 
 
@@ -41,6 +43,16 @@ def test_an_error_of_this_package_is_the_message():
 
 def test_it_is_found_below_the_errors_of_a_framework():
     assert user_message(caught(framework(framework(ours)))) == user_message(caught(ours))
+
+
+def test_of_two_of_ours_the_outer_one_says_more():
+    def mismatch():
+        term = DistillationTerm("soft", SoftTargetLoss())
+        Distiller(nn.Linear(4, 2), FrozenTeacher(nn.Linear(4, 3)), [term], input_shape=(2, 4))
+
+    message = user_message(caught(framework(mismatch)))
+    assert message.startswith("term 'soft' does not fit: student ['output'] [(2, 2)], teacher ['output'] [(2, 3)]")
+    assert "logits differ in shape" in message  # with what the loss said
 
 
 def test_it_is_found_behind_an_error_raised_while_handling_it():

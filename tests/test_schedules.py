@@ -45,7 +45,7 @@ def test_weight_at_takes_numbers_and_functions():
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, lambda epoch: -epoch])
 def test_weights_that_make_no_sense_are_refused(bad):
-    with pytest.raises(ValueError, match="finite and not negative.*in epoch 2"):
+    with pytest.raises(ValueError, match=r"finite and not negative.*in epoch 2"):
         weight_at(bad, 2)
 
 

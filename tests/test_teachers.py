@@ -159,7 +159,10 @@ def test_it_reads_its_own_images():
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_transform_acts_on_its_images_only(dims):
-    teacher, batch = FrozenTeacher(network(dims), transform=lambda x: F.interpolate(x, scale_factor=2)), {"image": images(dims)}
+    teacher, batch = (
+        FrozenTeacher(network(dims), transform=lambda x: F.interpolate(x, scale_factor=2)),
+        {"image": images(dims)},
+    )
     before = batch["image"].clone()
     assert teacher(batch, ["0"])["0"].shape == (2, 4, *[10] * dims)
     assert torch.equal(batch["image"], before)

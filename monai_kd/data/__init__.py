@@ -1,6 +1,7 @@
 """Data lists, checks, generated data and loading."""
 
 from monai_kd.data.checks import Case, CheckReport, DataError, check_datalist
+from monai_kd.data.folder import image_datalist
 from monai_kd.data.multiscale import MultiScaleDataLoader, scaled_size
 from monai_kd.data.phantoms import make_polyp_frames, polyp_frame
 from monai_kd.data.polyp import polyp_datalist
@@ -13,6 +14,7 @@ __all__ = [
     "FillMissingLabeld",
     "MultiScaleDataLoader",
     "check_datalist",
+    "image_datalist",
     "make_polyp_frames",
     "polyp_datalist",
     "polyp_frame",

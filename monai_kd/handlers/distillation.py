@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.apps.utils import get_logger
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
@@ -29,15 +30,15 @@ class DistillationHandler:
     """Adds the distiller's weighted terms to the trainer's loss before the backward pass.
 
     Works on a plain ``SupervisedTrainer``, with ``amp``, ``accumulation_steps``, ``compile`` and
-    ``DistributedDataParallel``. Each unweighted term is kept in ``engine.state.output`` under its name, the task loss under
-    "task_loss", for ``StatsHandler(output_transform=log_terms)`` and the like. On the first batch one line a term says its
-    value, weight and gradient norm. A non-finite term stops the run.
+    ``DistributedDataParallel``. Each unweighted term is kept in ``engine.state.output`` under its name, the task loss
+    under "task_loss", for ``StatsHandler(output_transform=log_terms)`` and the like. On the first batch one line a term
+    says its value, weight and gradient norm. A non-finite term stops the run.
 
     Args:
         distiller: a ``Distiller``, or one wrapped in ``DistributedDataParallel``.
         task_weight: factor of the trainer's own loss.
-        unlabelled_loader: a second loader whose images count in the distillation terms only, one batch a step, without end.
-            Terms are then averaged over the images of both batches.
+        unlabelled_loader: a second loader whose images count in the distillation terms only, one batch a step, without
+            end. Terms are then averaged over the images of both batches.
         name: logger of the scale lines; the engine's own if ``None``.
 
     Raises:
@@ -88,16 +89,17 @@ class DistillationHandler:
         except ValueError:
             raise TypeError(
                 f"this {type(engine).__name__} does not know IterationEvents.LOSS_COMPLETED; attach to "
-                "monai.engines.SupervisedTrainer, or register that event and fire it between the loss and its backward pass."
+                "monai.engines.SupervisedTrainer, or register that event and fire it between the loss and its backward "
+                "pass."
             ) from None
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._record)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._check_finite)
-        engine.add_event_handler(Events.COMPLETED, self._stop)
+        engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._stop)
 
     def __call__(self, engine: Engine) -> None:
         """Replace the trainer's loss by the weighted sum of task loss and terms."""
-        output = engine.state.output
+        output = _output(engine)
         losses = self.module(self._student(output[PRED]), self._batch(engine))
         if self._unlabelled is not None:
             losses = self._average_with_unlabelled(engine, losses)
@@ -111,7 +113,7 @@ class DistillationHandler:
         output.update({name: value.detach() for name, value in losses.items()})
 
     def _start(self, engine: Engine) -> None:
-        self.module.to(engine.state.device)
+        self.module.to(_device(engine))
         self.module.train()
         if (
             isinstance(self.module, Distiller)
@@ -125,6 +127,8 @@ class DistillationHandler:
         _check_optimised(engine, self.distiller)
         self._first = True
         self._watch = _FiniteWatch()
+        if self._taps is not None:  # of a run that an error ended
+            self._taps.close()
         self._taps = FeatureTaps(engine.network, self.distiller.student_taps)  # type: ignore[attr-defined]
         self._unlabelled = _endless(self.unlabelled_loader) if self.unlabelled_loader is not None else None
 
@@ -153,18 +157,19 @@ class DistillationHandler:
 
     def _batch(self, engine: Engine) -> dict[str, Any]:
         """What terms and teachers read, on the trainer's device; the flags stay where the loader left them."""
-        output, raw = engine.state.output, engine.state.batch
-        batch = dict(raw) if isinstance(raw, Mapping) else {}
+        output, raw = _output(engine), engine.state.batch
+        batch: dict[str, Any] = dict(raw) if isinstance(raw, Mapping) else {}
         batch |= {IMAGE: output[IMAGE], LABEL: output[LABEL]}
-        moved = _take(batch, self.distiller.batch_keys(), engine.state.device)
+        moved = _take(batch, self.distiller.batch_keys(), _device(engine))
         return moved | ({HAS_LABEL: batch[HAS_LABEL]} if HAS_LABEL in batch else {})
 
     def _average_with_unlabelled(self, engine: Engine, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        assert self._unlabelled is not None and self._taps is not None  # noqa: S101
+        assert self._unlabelled is not None  # noqa: S101
+        assert self._taps is not None  # noqa: S101
         raw = next(self._unlabelled)
         items = dict(raw) if isinstance(raw, Mapping) else {IMAGE: raw}
-        batch = _take(items, self.distiller.batch_keys(labelled=False), engine.state.device)
-        count, ours = len(batch[IMAGE]), len(engine.state.output[IMAGE])
+        batch = _take(items, self.distiller.batch_keys(labelled=False), _device(engine))
+        count, ours = len(batch[IMAGE]), len(_output(engine)[IMAGE])
         batch[HAS_LABEL] = torch.zeros(count, dtype=torch.bool)
         with self._taps.open():
             # The bare network: a wrapper's second forward would broadcast batch statistics under the first one's graph.
@@ -180,7 +185,7 @@ class DistillationHandler:
 
     def _log_scales(self, engine: Engine, task: Tensor, losses: Mapping[str, Tensor]) -> None:
         """One line a term: a wrong weight shows at once. The extra backward passes are of the first batch only."""
-        logger = self.logger or engine.logger
+        logger = _visible(self.logger or engine.logger)
         parameters = [p for p in unwrap(engine.network).parameters() if p.requires_grad]  # type: ignore[attr-defined]
         weights = self.distiller.weights(engine.state.epoch)
         for name, value, weight in [
@@ -196,8 +201,8 @@ class DistillationHandler:
 class _FiniteWatch:
     """Watches terms for NaN and infinity without making the host wait for an accelerator.
 
-    On the CPU a term is checked at once, before it reaches a weight. On an accelerator the flags are copied while training
-    goes on and read as soon as they have arrived, an iteration or two later.
+    On the CPU a term is checked at once, before it reaches a weight. On an accelerator the flags are copied while
+    training goes on and read as soon as they have arrived, an iteration or two later.
     """
 
     def __init__(self) -> None:
@@ -225,9 +230,15 @@ class _FiniteWatch:
             if bad:
                 raise NonFiniteTermError(
                     f"distillation term {', '.join(repr(name) for name in bad)} is not finite in epoch {epoch}, "
-                    f"iteration {iteration}. Look at the images and the outputs of teacher and student of that batch; a lower "
-                    "weight or learning rate, or gradient clipping, is the usual cure."
+                    f"iteration {iteration}. Look at the images and the outputs of teacher and student of that batch; "
+                    "a lower weight or learning rate, or gradient clipping, is the usual cure."
                 )
+
+
+def _visible(logger: logging.Logger) -> logging.Logger:
+    """``logger``, or MONAI's own way to the screen where nobody has set up logging, as ``StatsHandler`` does it."""
+    shown = logger.isEnabledFor(logging.INFO) and logger.hasHandlers()
+    return logger if shown else get_logger("monai_kd.DistillationHandler")
 
 
 def _gradient_norm(value: Tensor, parameters: list[nn.Parameter], weight: float) -> str:
@@ -276,6 +287,14 @@ def _take(batch: Mapping[str, Any], keys: set[str], device: torch.device) -> dic
         key: value.as_subclass(Tensor).to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for key, value in values.items()
     }
+
+
+def _output(engine: Engine) -> dict[str, Any]:
+    return engine.state.output  # type: ignore[return-value]
+
+
+def _device(engine: Engine) -> torch.device:
+    return engine.state.device  # type: ignore[attr-defined]
 
 
 def _processes() -> int:

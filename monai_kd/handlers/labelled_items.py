@@ -19,9 +19,9 @@ class LabelledItemsHandler:
     """Makes a trainer's task loss, any MONAI loss, count the labelled items of a batch only.
 
     Attach it to an unmodified ``SupervisedTrainer`` whose batches hold booleans (B,) under ``has_label_key``
-    (``monai_kd.data.FillMissingLabeld`` writes them). Without that key, or when all items are labelled, nothing changes. A
-    batch without any label has a task loss of 0. In several processes, each one's loss is weighted by its share of labelled
-    items, so that the average over processes is the loss of the global batch.
+    (``monai_kd.data.FillMissingLabeld`` writes them). Without that key, or when all items are labelled, nothing
+    changes. A batch without any label has a task loss of 0. In several processes, each one's loss is weighted by its
+    share of labelled items, so that the average over processes is the loss of the global batch.
 
     Args:
         has_label_key: batch key of the booleans.

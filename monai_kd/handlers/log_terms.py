@@ -10,6 +10,8 @@ import torch
 
 __all__ = ["log_terms"]
 
+_DATA = ("image", "label", "pred")  # MONAI's CommonKeys; a class label is a scalar, but no loss
+
 
 def log_terms(output: Any) -> dict[str, float]:
     """Total loss, task loss and distillation terms of an engine's output, for ``output_transform``.
@@ -24,7 +26,7 @@ def log_terms(output: Any) -> dict[str, float]:
     first = output[0] if isinstance(output, list | tuple) else output
     if not isinstance(first, Mapping):
         raise TypeError(f"expected an engine output of dicts, got {type(first).__name__}.")
-    return {str(key): float(value) for key, value in first.items() if _is_scalar(value)}
+    return {str(key): float(value) for key, value in first.items() if key not in _DATA and _is_scalar(value)}
 
 
 def _is_scalar(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from monai_kd.report.evaluation import Evaluation
 
@@ -24,21 +24,21 @@ def gap_closed(baseline: float, distilled: float, teacher: float) -> float | Non
     return (distilled - baseline) / gap if gap > 0 else None
 
 
-def comparison_table(evaluations: Mapping[str, Evaluation], score: str) -> str:
+def comparison_table(evaluations: Mapping[str, Evaluation], score: str, others: Sequence[str] = ()) -> str:
     """A Markdown table of all evaluations, the teacher first, then the baseline.
 
     Args:
         evaluations: by name; "teacher" and "baseline" are what the others are measured against.
         score: the score, higher is better, that the gap is measured in.
+        others: further scores to show.
 
     Raises:
-        KeyError: an evaluation without ``score``.
+        KeyError: an evaluation without one of the scores.
     """
     for name, one in evaluations.items():
-        if score not in one.scores:
-            raise KeyError(f"'{name}' has no score '{score}'; it has {sorted(one.scores)}.")
+        if missing := [key for key in (score, *others) if key not in one.scores]:
+            raise KeyError(f"'{name}' has no score {missing}; it has {sorted(one.scores)}.")
     order = sorted(evaluations, key=lambda name: (name != TEACHER, name != BASELINE, name))
-    others = sorted({key for one in evaluations.values() for key in one.scores} - {score})
     head = ["model", score, *others, "parameters", "GMAC", "ms per frame", "gap closed"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name in order:
@@ -46,8 +46,7 @@ def comparison_table(evaluations: Mapping[str, Evaluation], score: str) -> str:
         rows.append(
             [
                 name,
-                f"{one.scores[score]:.4f}",
-                *(f"{one.scores[key]:.4f}" if key in one.scores else "-" for key in others),
+                *(f"{one.scores[key]:.4f}" for key in (score, *others)),
                 f"{one.cost.parameters:,}",
                 f"{one.cost.gmac:.3f}",
                 f"{one.cost.milliseconds:.1f}",

@@ -250,9 +250,9 @@ def command(launcher, configs, overrides, check=True):
     return done
 
 
-def message_of(*names, **overrides):
+def message_of(*names, kind="train", **overrides):
     with pytest.raises(Exception) as caught:  # noqa: PT011
-        run(*names, **overrides)
+        run(*names, kind=kind, **overrides)
     return user_message(caught.value)
 
 
@@ -294,6 +294,14 @@ def test_a_missing_teacher_says_what_to_do(frames, tmp_path):
     assert "Train one first" in message
 
 
+def test_inference_without_frames_or_weights_says_so(frames, tmp_path):
+    common = {"bundle_root": str(BUNDLE), "ckpt_dir": str(tmp_path), "device": "cpu", "network_def": STUDENT}
+    message = message_of("inference.json", kind="infer", **common, dataset_dir=str(tmp_path / "nowhere"))
+    assert message == f"no folder '{tmp_path / 'nowhere'}'; give the folder that holds the images."
+    message = message_of("inference.json", kind="infer", **common, dataset_dir=str(Path(frames) / "images"))
+    assert f"no checkpoint at '{tmp_path}/model.pt'" in message
+
+
 def test_a_misspelt_tap_lists_the_closest(trained, frames, tmp_path):
     common = settings(frames, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"))
     message = message_of("train.json", **common, **{"terms#0#student": "logits_cmf"})
@@ -304,7 +312,7 @@ def test_a_misspelt_tap_lists_the_closest(trained, frames, tmp_path):
 @pytest.mark.parametrize("kind", ["train", "infer"])
 def test_bundle_properties_are_complete(kind, frames, tmp_path):
     name = "train.json" if kind == "train" else "inference.json"
-    common = {"dataset_dir": str(frames), "device": "cpu"}
+    common = {"dataset_dir": str(Path(frames) / "images"), "device": "cpu"}
     if kind == "train":
         common = {**settings(frames, tmp_path), "teacher#checkpoint": None}
     flow = workflow(name, kind=kind, **{"bundle_root": str(BUNDLE), **common})

@@ -134,7 +134,9 @@ def test_classification():
     net = nn.Linear(4, 3)
     batch = {"image": torch.randn(4, 4), "label": torch.tensor([0, -1, 2, -1]), "has_label": [True, False, True, False]}
     mixed, _ = train(net, [batch], nn.CrossEntropyLoss(), [LabelledItemsHandler()])
-    expected, _ = train(net, [{"image": batch["image"][[0, 2]], "label": batch["label"][[0, 2]]}], nn.CrossEntropyLoss())
+    expected, _ = train(
+        net, [{"image": batch["image"][[0, 2]], "label": batch["label"][[0, 2]]}], nn.CrossEntropyLoss()
+    )
     torch.testing.assert_close(weights(mixed), weights(expected))
 
 
@@ -154,6 +156,7 @@ FLAGS = [([True, True, False], [True, False, False]), ([True, True, True], [Fals
 
 def _process(rank, folder, net):
     dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
+    net = copy.deepcopy(net)  # what arrives lies in memory that both processes share
     batches = [pick(batch_of(2, [*a, *b]), slice(3 * rank, 3 * rank + 3)) for a, b in FLAGS]
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
     wrapped = nn.parallel.DistributedDataParallel(net)
@@ -168,6 +171,6 @@ def _process(rank, folder, net):
 def test_two_processes_give_the_loss_of_the_global_batch(tmp_path):
     net = nn.Conv2d(1, 1, 3, padding=1)
     expected, _ = train(net, [batch_of(2, [*a, *b]) for a, b in FLAGS], nn.MSELoss(), [LabelledItemsHandler()])
-    torch.multiprocessing.spawn(_process, (str(tmp_path), copy.deepcopy(net)), nprocs=2)
+    torch.multiprocessing.spawn(_process, (str(tmp_path), net), nprocs=2)
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), weights(expected), rtol=0, atol=1e-5)

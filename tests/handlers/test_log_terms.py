@@ -24,7 +24,9 @@ def test_scalars_only_as_floats():
 
 def test_a_decollated_output_gives_the_same():
     output = {**OUTPUT, "pred": torch.zeros(2, 3, 4, 4)}
-    assert log_terms(decollate_batch({**output, "loss": [0.75, 0.75], "task_loss": [0.25] * 2, "soft_target": [0.5] * 2})) == {
+    assert log_terms(
+        decollate_batch({**output, "loss": [0.75, 0.75], "task_loss": [0.25] * 2, "soft_target": [0.5] * 2})
+    ) == {
         "loss": 0.75,
         "task_loss": 0.25,
         "soft_target": 0.5,

@@ -1,0 +1,152 @@
+"""Cost, stored evaluations, the comparison table and the pictures."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from monai_kd.networks import PolypPVT
+from monai_kd.report import (
+    Cost,
+    Evaluation,
+    comparison_table,
+    gap_closed,
+    load_evaluations,
+    network_cost,
+    save_evaluation,
+    save_overlays,
+)
+from monai_kd.report.__main__ import main
+
+
+def evaluation(name, dice):
+    return Evaluation(name, {"meanDice": dice}, 4, Cost(10, 0.5, 2.0), (1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_cost_of_a_convolution_is_its_formula(dims):
+    layer = [nn.Conv2d, nn.Conv3d][dims - 2](2, 5, 3, bias=False)
+    cost = network_cost(layer, (1, 2, *[10] * dims), repeats=1)
+    assert cost.parameters == 2 * 5 * 3**dims
+    assert cost.gmac == pytest.approx(8**dims * 2 * 5 * 3**dims / 1e9)
+    assert cost.milliseconds > 0
+
+
+def test_cost_counts_attention():
+    """The student's 1.90 GMAC at 352 pixels include its attention, which torch's counter misses in fused form."""
+    assert network_cost(PolypPVT("b0"), (1, 3, 352, 352), repeats=1).gmac == pytest.approx(1.90, abs=0.01)
+
+
+def test_cost_leaves_the_network_alone():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout()).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    network_cost(network, (2, 1, 8, 8), repeats=1)
+    assert network.training
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("scores", "share"), [((0.7, 0.76, 0.8), 0.6), ((0.7, 0.7, 0.8), 0.0), ((0.7, 0.65, 0.8), -0.5)]
+)
+def test_gap_closed(scores, share):
+    assert gap_closed(*scores) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("teacher", [0.7, 0.6])
+def test_without_a_gap_there_is_no_share(teacher):
+    assert gap_closed(0.7, 0.75, teacher) is None
+
+
+def test_table_has_the_teacher_first_and_the_share_of_the_gap():
+    rows = comparison_table(
+        {name: evaluation(name, d) for name, d in (("distilled", 0.75), ("baseline", 0.7), ("teacher", 0.8))},
+        "meanDice",
+    ).splitlines()
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["teacher", "baseline", "distilled"]
+    assert [row.split("|")[-2].strip() for row in rows[2:]] == ["-", "-", "50 %"]
+    assert len({len(row) for row in rows}) == 1
+
+
+def test_table_names_a_missing_score():
+    with pytest.raises(KeyError, match=r"has no score \['Dice'\]"):
+        comparison_table({"teacher": evaluation("teacher", 0.5)}, "Dice")
+
+
+def test_evaluations_come_back_as_they_were_stored(tmp_path):
+    path = save_evaluation(
+        tmp_path / "new", "teacher", {"dice": torch.tensor(0.5), "x": [1]}, 3, nn.Conv2d(1, 1, 1), (1, 1, 4, 4)
+    )
+    (found,) = load_evaluations(tmp_path).values()
+    assert (found.name, found.scores, found.cases, found.input_shape) == ("teacher", {"dice": 0.5}, 3, (1, 1, 4, 4))
+    assert found.cost.parameters == 2
+    assert [p.name for p in path.parent.iterdir()] == ["teacher.evaluation.json"]
+    with pytest.raises(FileNotFoundError, match=r"evaluate\.json"):
+        load_evaluations(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(("metrics", "said"), [({}, "no numbers"), ({"dice": float("nan")}, "not finite")])
+def test_an_evaluation_without_numbers_is_refused(tmp_path, metrics, said):
+    with pytest.raises(ValueError, match=said):
+        save_evaluation(tmp_path, "teacher", metrics, 0, nn.Conv2d(1, 1, 1), (1, 1, 4, 4))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for folder in ("frames", "truth", "masks"):
+        (tmp_path / folder).mkdir()
+    mask = np.zeros((40, 50), np.uint8)
+    mask[10:20, 12:30] = 255
+    for name in ("a", "b"):
+        Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(tmp_path / "frames" / f"{name}.jpg")
+        Image.fromarray(mask).save(tmp_path / "truth" / f"{name}.png")
+        Image.fromarray(np.roll(mask, 6, axis=1)).save(tmp_path / "masks" / f"{name}.png")
+    return tmp_path
+
+
+def test_overlays_draw_truth_and_prediction(pictures):
+    frames = sorted((pictures / "frames").iterdir())
+    labels = sorted((pictures / "truth").iterdir())
+    drawn = save_overlays(frames, {"student": pictures / "masks"}, pictures / "out" / "o.png", labels)
+    colours = np.asarray(Image.open(drawn).convert("RGB")).reshape(-1, 3).astype(int)
+    for colour in ((0x37, 0xE3, 0x6B), (0xFF, 0xD2, 0x3F)):
+        assert (np.abs(colours - colour).sum(axis=1) < 30).sum() > 50
+
+
+def test_overlays_refuse_a_missing_or_a_misfitting_mask(pictures):
+    frames = sorted((pictures / "frames").iterdir())
+    Image.new("L", (7, 7)).save(pictures / "masks" / "b.png")
+    with pytest.raises(ValueError, match="own size"):
+        save_overlays(frames, {"student": pictures / "masks"}, pictures / "o.png")
+    (pictures / "masks" / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match="no mask named 'b'"):
+        save_overlays(frames, {"student": pictures / "masks"}, pictures / "o.png")
+    assert not (pictures / "o.png").exists()
+
+
+def test_the_command_writes_table_and_pictures(pictures, capsys):
+    network = nn.Conv2d(1, 1, 1)
+    for name, dice in (("teacher", 0.8), ("baseline", 0.6), ("distilled", 0.7)):
+        save_evaluation(pictures, name, {"meanDice": dice}, 2, network, (1, 1, 8, 8))
+    words = [str(pictures), "--frames", str(pictures / "frames"), "--labels", str(pictures / "truth")]
+    assert main([*words, "--masks", f"student={pictures / 'masks'}", "--note", "A note."]) == 0
+    shown = capsys.readouterr().out
+    assert "50 %" in shown
+    assert (pictures / "report.md").read_text() in shown
+    assert (pictures / "report.md").read_text().endswith("A note.\n")
+    assert (pictures / "overlays.png").exists()
+
+
+def test_the_command_ends_with_one_line_when_nothing_is_there(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("error: no *.evaluation.json")
+
+
+def test_stored_evaluations_are_plain_json(tmp_path):
+    path = save_evaluation(tmp_path, "teacher", {"dice": 0.5}, 3, nn.Conv2d(1, 1, 1), (1, 1, 4, 4))
+    assert json.loads(path.read_text())["scores"] == {"dice": 0.5}

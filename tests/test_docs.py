@@ -1,0 +1,67 @@
+"""What the documentation says runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "docs" / "quick_start.py"
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "bundles").glob("*/docs/*.md")])
+
+
+def blocks(page):
+    """Python blocks of a page with their first line; the quick start's script, tested below, is left out."""
+    text = page.read_text(encoding="utf-8")
+    found = [
+        (text[: m.start()].count("\n") + 2, m[1]) for m in re.finditer(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    ]
+    return [(line, code) for line, code in found if code != SCRIPT.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    """The blocks of one page share a namespace, in order."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "page"}
+    for line, code in blocks(page):
+        exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)  # noqa: S102
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.M)
+            assert anchor in {re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings}, target
+
+
+def test_quick_start_logs_its_terms():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], capture_output=True, text=True, env=environment, timeout=120, check=False
+    )
+    log = done.stdout + done.stderr
+    assert done.returncode == 0, log[-3000:]
+    for term in ("soft_target", "teacher_dice", "hint"):
+        assert re.search(rf"first batch: {term} [\d.]+, weight", log)
+        values = [float(value) for value in re.findall(rf"Iter: .*\b{term}: ([\d.]+)", log)]
+        assert len(values) == 20
+        assert values[-1] < values[0]
+
+
+def test_quick_start_is_short_and_quoted_whole():
+    script = SCRIPT.read_text(encoding="utf-8")
+    assert sum(1 for line in script.splitlines() if line.strip()) <= 30
+    assert script in (ROOT / "docs" / "quick_start.md").read_text(encoding="utf-8")
