@@ -73,6 +73,8 @@ class DistillationTerm(nn.Module):
         self.loss = loss
         self.weight = weight
         self.batch = dict(batch or {})
+        if not student or not teacher:
+            raise ValueError(f"term '{name}' needs a tap of each side; got student {student!r}, teacher {teacher!r}.")
         self.student_taps = [student] if isinstance(student, str) else list(student)
         self.teacher_taps = [teacher] if isinstance(teacher, str) else list(teacher)
         self._single = isinstance(student, str), isinstance(teacher, str)
@@ -148,8 +150,9 @@ class Distiller(nn.Module):
         student: the network to be trained; used here to check names and shapes, neither kept nor changed.
         teacher: one teacher, or several by name.
         terms: the losses.
-        input_shape: shape of a batch of images, (B, C, *spatial) with B >= 2. With it, student and teachers run once on
-            zeros: adapters are sized, and shapes that a loss refuses are found before training.
+        input_shape: shape of a batch of images, (B, C, *spatial) with B >= 2, or such by batch key where a teacher has
+            images of its own. With it, student and teachers run once on zeros: adapters are sized, and shapes that a
+            loss refuses are found before training (except in terms that take something of the batch).
 
     Raises:
         ValueError: a tap or teacher that does not exist (the closest names are listed), equal term names, shapes
@@ -171,7 +174,7 @@ class Distiller(nn.Module):
         student: nn.Module,
         teacher: Teacher | Mapping[str, Teacher],
         terms: Sequence[DistillationTerm],
-        input_shape: Sequence[int] | None = None,
+        input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         teachers = dict(teacher) if isinstance(teacher, Mapping) else {"teacher": teacher}
@@ -293,23 +296,32 @@ class Distiller(nn.Module):
                     f"the teacher '{name}' shares weights with the student and froze them; give it a copy of its own."
                 )
 
-    def _size_and_check(self, student: nn.Module, input_shape: Sequence[int]) -> None:
-        """One dry forward of every network: size the adapters, let each loss see its shapes."""
-        if len(input_shape) < 2 or input_shape[0] < 2:
+    def _dry_answer(self, name: str, taps: list[str], batch: Mapping[str, Tensor], device: torch.device) -> Any:
+        key = self._input_key(name)
+        try:
+            return self.teachers[name].to(device)(batch, taps)
+        except RuntimeError as error:
             raise ValueError(
-                f"input_shape is (B, C, *spatial) with B >= 2 (batch statistics need two items), "
-                f"got {tuple(input_shape)}."
+                f"the teacher '{name}' cannot take '{key}' of shape {tuple(batch[key].shape)}: {error} "
+                f"Give its own shape with input_shape={{'{IMAGE}': ..., '{key}': ...}}."
+            ) from error
+
+    def _size_and_check(self, student: nn.Module, input_shape: Sequence[int] | Mapping[str, Sequence[int]]) -> None:
+        """One dry forward of every network: size the adapters, let each loss see its shapes."""
+        shapes = dict(input_shape) if isinstance(input_shape, Mapping) else {IMAGE: input_shape}
+        if IMAGE not in shapes or any(len(shape) < 2 or shape[0] < 2 for shape in shapes.values()):
+            raise ValueError(
+                f"input_shape is (B, C, *spatial) with B >= 2 (batch statistics need two items), or such by batch key, "
+                f"'{IMAGE}' among them; got {input_shape}."
             )
         network = unwrap(student)
         device = next(network.parameters()).device
-        zeros = torch.zeros(tuple(input_shape), device=device)
-        batch = {IMAGE: zeros, **{self._input_key(name): zeros for name in self.teachers}}
+        batch = {key: torch.zeros(tuple(shape), device=device) for key, shape in shapes.items()}
+        batch |= {key: batch[IMAGE] for key in map(self._input_key, self.teachers) if key not in batch}
         with dry_run(network, training=True):
             with FeatureTaps(network, self.student_taps) as taps:
-                outputs = {OUTPUT: network(zeros), **taps.outputs()}
-            answers = {
-                name: self.teachers[name].to(device)(batch, found) for name, found in self._teacher_taps().items()
-            }
+                outputs = {OUTPUT: network(batch[IMAGE]), **taps.outputs()}
+            answers = {name: self._dry_answer(name, taps, batch, device) for name, taps in self._teacher_taps().items()}
             for term in self._terms():
                 ours, theirs = self._tapped(term, outputs, answers, batch)
                 try:

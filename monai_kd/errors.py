@@ -44,5 +44,5 @@ def _raised_here(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
-    return module.partition(".")[0] == "monai_kd"
+    module = trace.tb_frame.f_globals.get("__package__") if trace is not None else None
+    return (module or "").partition(".")[0] == "monai_kd"

@@ -584,3 +584,30 @@ def test_double_precision_stays():
     student, teacher = network().double(), network().double()
     distiller, x = Distiller(student, FrozenTeacher(teacher), [soft()]), images().double()
     assert distiller({"output": student(x)}, {"image": x})["soft"].dtype == torch.float64
+
+
+def test_a_teacher_with_images_of_its_own_is_sized_by_them():
+    student, network = nn.Conv2d(1, 4, 1), nn.Conv2d(2, 6, 1)
+    teacher = FrozenTeacher(network, input_key="pet")
+    hint = [DistillationTerm("hint", HintLoss(), adapter=ProjectionAdapter)]
+    with pytest.raises(ValueError, match=r"the teacher 'teacher' cannot take 'pet' of shape \(2, 1, 8, 8\)"):
+        Distiller(student, teacher, hint, input_shape=(2, 1, 8, 8))
+    hint = [DistillationTerm("hint", HintLoss(), adapter=ProjectionAdapter)]
+    distiller = Distiller(student, teacher, hint, input_shape={"image": (2, 1, 8, 8), "pet": (2, 2, 16, 16)})
+    images = torch.rand(2, 1, 8, 8)
+    losses = distiller({"output": student(images)}, {"image": images, "pet": torch.rand(2, 2, 16, 16)})
+    assert losses["hint"] > 0
+    with pytest.raises(ValueError, match="'image' among them"):
+        Distiller(student, teacher, hint, input_shape={"pet": (2, 2, 16, 16)})
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_a_term_without_taps_is_refused(side):
+    with pytest.raises(ValueError, match="needs a tap of each side"):
+        DistillationTerm("hint", HintLoss(), **{side: []})
+
+
+@pytest.mark.parametrize("name", ["keys", "type"])
+def test_a_name_that_torch_needs_is_refused(name):
+    with pytest.raises(ValueError, match="plain word"):
+        DistillationTerm(name, HintLoss())

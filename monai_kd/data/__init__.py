@@ -1,6 +1,6 @@
 """Data lists, checks, generated data and loading."""
 
-from monai_kd.data.checks import Case, CheckReport, DataError, check_datalist
+from monai_kd.data.checks import Case, CheckReport, DataError, check_datalist, require_splits
 from monai_kd.data.folder import image_datalist
 from monai_kd.data.multiscale import MultiScaleDataLoader, scaled_size
 from monai_kd.data.phantoms import make_polyp_frames, polyp_frame
@@ -18,5 +18,6 @@ __all__ = [
     "make_polyp_frames",
     "polyp_datalist",
     "polyp_frame",
+    "require_splits",
     "scaled_size",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from tqdm import tqdm
 # Lossy compression rings around the mask's edge: how far (grey levels), and for how much of the image.
 _JPEG_LEVELS = 16
 _JPEG_SHARE = 0.02
+_logger = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
@@ -61,9 +63,22 @@ class CheckReport:
         return "\n".join([head, *lines])
 
     def raise_if_bad(self) -> None:
-        """Raise :class:`DataError` with the entire report if there is any error; warnings alone pass."""
+        """Raise :class:`DataError` with the entire report if there is any error; warnings alone are shown as one."""
         if self.errors:
             raise DataError(str(self))
+        if self.warnings:
+            _logger.warning(str(self))
+
+
+def require_splits(datalist: Mapping[str, Sequence[Any]], *names: str) -> None:
+    """Raise :class:`DataError` unless every named split of ``datalist`` has items.
+
+    Example:
+        >>> require_splits({"training": [{"image": "a.png"}]}, "training")
+    """
+    if empty := [name for name in names if not datalist.get(name)]:
+        counts = {name: len(items) for name, items in datalist.items()}
+        raise DataError(f"no items in {' and '.join(empty)} (items: {counts}); give more data or a larger fraction.")
 
 
 def check_datalist(
@@ -157,6 +172,8 @@ def _check_item(
 def _read(path: str | os.PathLike[str]) -> tuple[tuple[int, int], bool, np.ndarray]:
     """Size (width, height), whether the compression is lossy, and the pixels, fully decoded."""
     with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"{image.mode} pixels of more than 8 bits would be cut off at 255; save it with 8 bits")
         values = np.asarray(image)
         if image.mode in ("LA", "PA", "RGBA"):
             values = values[..., :-1]

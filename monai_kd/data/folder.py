@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from PIL import Image
@@ -21,6 +22,7 @@ def image_datalist(root: str | os.PathLike[str]) -> list[dict[str, str]]:
 
     Raises:
         FileNotFoundError: there is no such folder, or no image in it.
+        ValueError: two images differ in their extension only, so that what is saved for one would replace the other's.
 
     Example:
         >>> image_datalist("nowhere")
@@ -34,4 +36,7 @@ def image_datalist(root: str | os.PathLike[str]) -> list[dict[str, str]]:
     paths = sorted(str(path) for path in folder.iterdir() if path.is_file() and path.suffix.lower() in known)
     if not paths:
         raise FileNotFoundError(f"no images in '{root}'; expected files such as .jpg or .png, right in that folder.")
+    stems = Counter(Path(path).stem for path in paths)
+    if shared := sorted(stem for stem, count in stems.items() if count > 1):
+        raise ValueError(f"several images in '{root}' share a name, and would share a mask: {', '.join(shared[:10])}.")
     return [{"image": path} for path in paths]

@@ -14,7 +14,8 @@ __all__ = ["clip_gradient_values"]
 def clip_gradient_values(limit: float) -> Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]:
     """A hook for ``optimizer.register_step_pre_hook`` that clamps every gradient element to [-limit, limit].
 
-    It runs right before the step: after accumulation, after the scaler of ``amp`` has unscaled, on any MONAI trainer.
+    It runs right before the step: after accumulation, and after the scaler of ``amp`` has unscaled the gradients. A
+    fused optimiser unscales inside its step; there the limit is scaled instead.
 
     Raises:
         ValueError: when ``limit`` is not positive.
@@ -32,6 +33,13 @@ def clip_gradient_values(limit: float) -> Callable[[Optimizer, tuple[Any, ...], 
         raise ValueError(f"the limit of gradient clipping must be positive, got {limit}.")
 
     def clip(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nn.utils.clip_grad_value_([p for group in optimizer.param_groups for p in group["params"]], limit)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        scale = getattr(optimizer, "grad_scale", None)
+        if scale is None:
+            nn.utils.clip_grad_value_(parameters, limit)
+            return
+        for gradient in (p.grad for p in parameters if p.grad is not None):
+            bound = limit * scale.to(gradient.device)
+            gradient.clamp_(-bound, bound)
 
     return clip

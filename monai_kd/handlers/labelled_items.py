@@ -80,7 +80,7 @@ class _LabelledLoss:
 
 def _share(count: int, device: torch.device) -> Tensor:
     """This process's labelled items against the average of all processes."""
-    total = torch.tensor(float(count), device=device)
+    total = torch.full((), float(count), device=device)
     dist.all_reduce(total)
     return count * dist.get_world_size() / total.clamp(min=1)
 

@@ -6,9 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from monai_kd.data.folder import image_datalist
 from monai_kd.errors import user_message
 from monai_kd.report.evaluation import load_evaluations, write_whole
-from monai_kd.report.overlays import save_overlays
+from monai_kd.report.overlays import partner, save_overlays
 from monai_kd.report.table import comparison_table
 
 
@@ -24,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--note", default="", help="a sentence below the table, such as who saw which labels")
     parser.add_argument("--frames", help="folder of frames to draw masks on (overlays.png)")
     parser.add_argument("--labels", help="folder of their true masks")
-    parser.add_argument("--masks", nargs="*", default=[], metavar="TITLE=FOLDER", help="folders of predicted masks")
+    parser.add_argument(
+        "--masks", nargs="*", type=_titled, default=[], metavar="TITLE=FOLDER", help="folders of predicted masks"
+    )
     options = parser.parse_args(arguments)
     try:
         table = comparison_table(load_evaluations(options.directory), options.score, options.also)
@@ -43,13 +46,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _draw(options: argparse.Namespace) -> Path:
-    frames = sorted(path for path in Path(options.frames).iterdir() if path.is_file())
-    labels = None
-    if options.labels:
-        found = {path.stem: path for path in Path(options.labels).iterdir()}
-        labels = [found[frame.stem] for frame in frames]
-    masks = dict(item.split("=", 1) for item in options.masks)
-    return save_overlays(frames, masks, Path(options.directory) / "overlays.png", labels)
+    frames = [Path(item["image"]) for item in image_datalist(options.frames)]
+    labels = [partner(Path(options.labels), frame.stem) for frame in frames] if options.labels else None
+    return save_overlays(frames, dict(options.masks), Path(options.directory) / "overlays.png", labels)
+
+
+def _titled(item: str) -> tuple[str, str]:
+    title, equals, folder = item.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected TITLE=FOLDER, got '{item}'")
+    return title, folder
 
 
 if __name__ == "__main__":

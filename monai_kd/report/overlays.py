@@ -50,7 +50,7 @@ def save_overlays(
                 axis.set_title(title)
             if truth is not None:
                 _outline(axis, truth, _TRUTH)
-            _outline(axis, _mask(_partner(Path(folder), Path(image).stem), frame), _PREDICTION)
+            _outline(axis, _mask(partner(Path(folder), Path(image).stem), frame), _PREDICTION)
     figure.supxlabel("green: truth, yellow: prediction" if labels is not None else "yellow: prediction", fontsize=9)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,8 +70,9 @@ def _mask(path: Path, frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return mask
 
 
-def _partner(folder: Path, stem: str) -> Path:
+def partner(folder: Path, stem: str) -> Path:
+    """The file of ``folder`` named ``stem``, with any extension."""
     found = sorted(folder.glob(f"{stem}.*"))
     if not found:
-        raise FileNotFoundError(f"no mask named '{stem}' in '{folder}'; run the bundle's inference.json first.")
+        raise FileNotFoundError(f"no mask named '{stem}' in '{folder}'; masks are found by their frame's name.")
     return found[0]

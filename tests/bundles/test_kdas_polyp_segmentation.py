@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.transforms import Compose
 from PIL import Image
 
 import monai_kd
@@ -101,13 +102,44 @@ def test_student_checkpoint_loads_into_a_plain_network(trained):
 
 def test_evaluation_writes_scores_and_cost(trained, frames):
     common = settings(frames, trained)
-    run("train.json", "teacher.json", "evaluate.json", **{**common, **AS_TEACHER}, name="teacher")
+    run("train.json", "teacher.json", "evaluate.json", **{**common, **AS_TEACHER})
     run("train.json", "evaluate.json", **common)
     found = load_evaluations(trained / "eval")
     assert set(found) == {"teacher", "distilled"}
     assert found["distilled"].cases == 4
     assert found["distilled"].cost.parameters == sum(p.numel() for p in PolypPVT("b0", **TINY).parameters())
     assert 0 <= found["distilled"].scores["meanDice"] <= 1
+
+
+class DarkTopLeft(torch.nn.Module):
+    """Answers with the dark pixels of the left half: right only if neither axis is swapped nor mirrored."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(40.0))
+
+    def forward(self, x):
+        left = torch.arange(x.shape[3], device=x.device) < x.shape[3] // 2
+        return self.scale * (-x.mean(dim=1, keepdim=True) - 0.5) * left - 10.0 * ~left
+
+
+def test_evaluation_compares_what_lies_on_the_same_pixels(tmp_path):
+    """A network that finds the mask by its position scores 1 at every frame's own size."""
+    for kind in ("images", "masks"):
+        (tmp_path / "frames" / kind).mkdir(parents=True)
+    for i, (height, width) in enumerate([(64, 96), (80, 64), (64, 64), (96, 72)] * 5):
+        image, mask = np.full((height, width, 3), 200, np.uint8), np.zeros((height, width), np.uint8)
+        mask[height // 8 : height // 4, width // 8 : width // 3] = 255
+        image[mask > 0] = 10
+        image[height // 8 : height // 4, 2 * width // 3 :] = 10  # the same on the right, which is no polyp
+        image[0, 0] = i  # no two frames alike
+        Image.fromarray(image).save(tmp_path / "frames" / "images" / f"{i}.png")
+        Image.fromarray(mask).save(tmp_path / "frames" / "masks" / f"{i}.png")
+    (tmp_path / "models").mkdir()
+    torch.save(DarkTopLeft().state_dict(), tmp_path / "models" / "model.pt")
+    common = settings(tmp_path / "frames", tmp_path, image_size=256, network_def=DarkTopLeft())
+    run("train.json", "evaluate.json", **common)
+    assert load_evaluations(tmp_path / "eval")["distilled"].scores["meanDice"] > 0.93
 
 
 def test_inference_writes_masks_at_each_frames_own_size(trained, frames, tmp_path):
@@ -177,6 +209,60 @@ def test_distillation_changes_the_student(trained, frames, tmp_path):
     run("train.json", **common)
     baseline, distilled = weights(trained / "models" / "baseline.pt"), weights(tmp_path / "models" / "model.pt")
     assert not all(torch.equal(value, distilled[name]) for name, value in baseline.items())
+
+
+def test_unlabelled_frames_move_the_student(trained, frames, tmp_path):
+    common = settings(
+        frames, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"), labelled_fraction=0.25
+    )
+    run("train.json", **common, checkpoint="with.pt")
+    run("train.json", **common, checkpoint="without.pt", **{"train#handlers#0#unlabelled_loader": None})
+    one, other = (weights(tmp_path / "models" / name) for name in ("with.pt", "without.pt"))
+    assert not torch.equal(one["out_CFM.weight"], other["out_CFM.weight"])
+
+
+def test_gradients_are_clipped(trained, frames, tmp_path):
+    common = settings(frames, tmp_path, **{"optimizer#_target_": "torch.optim.SGD"}, weight_decay=0.0)
+    common |= {"learning_rate": 1.0, "epoch_length": 1, "gradient_clip": 1e-4}
+    flow = run("train.json", "baseline.json", **common)
+    torch.manual_seed(0)
+    network = flow.parser.get_parsed_content("network")
+    assert max(p.grad.abs().max() for p in network.parameters()) <= 1e-4 + 1e-9
+
+
+@pytest.mark.parametrize(("values", "mode"), [((0, 1), "L"), ((0, 100), "L"), ((0, 255), "L"), ((0, 255), "RGB")])
+def test_masks_of_any_two_values_are_labels_of_0_and_1(frames, tmp_path, values, mode):
+    image = sorted((Path(frames) / "images").iterdir())[0]
+    truth = np.asarray(Image.open(Path(frames) / "masks" / f"{image.stem}.png")) > 127
+    Image.fromarray(np.where(truth, values[1], values[0]).astype(np.uint8)).convert(mode).save(tmp_path / "mask.png")
+    flow = workflow("train.json", **settings(frames, tmp_path))
+    flow.parser["initialize"] = []
+    flow.initialize()
+    transforms = flow.parser.get_parsed_content("load_transforms") + flow.parser.get_parsed_content(
+        "intensity_transforms"
+    )
+    item = Compose(transforms)({"image": str(image), "label": str(tmp_path / "mask.png")})
+    assert np.array_equal(item["label"][0].numpy(), truth.astype(np.float32))
+
+
+def test_a_missing_split_stops_before_training(frames, tmp_path):
+    message = message_of("train.json", "baseline.json", **settings(frames, tmp_path, val_fraction=0.0))
+    assert "no items in validation" in message
+
+
+def test_demo_settings_fit_training_and_inference(tmp_path, monkeypatch):
+    """Every stage of the demo resolves, on a few frames and two steps."""
+    monkeypatch.chdir(tmp_path)
+    common = {"bundle_root": str(BUNDLE), "device": "cpu"}
+    short = {**common, "frames": 16, "epochs": 1, "epoch_length": 1, "batch_size": 2}
+    run("train.json", "demo.json", "teacher.json", **short, labelled_fraction=1.0)
+    run("train.json", "demo.json", **short)
+    run("train.json", "demo.json", "evaluate.json", **short)
+    folder = tmp_path / "demo_output"
+    new = {**common, "dataset_dir": str(folder / "frames" / "images"), "output_dir": str(folder / "masks")}
+    run("inference.json", "demo.json", kind="infer", **new, checkpoint="teacher.pt", network_def="@teacher_def")
+    assert len(list((folder / "masks").glob("*.png"))) == 16
+    assert set(load_evaluations(folder)) == {"distilled"}
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from monai_kd.data import DataError, check_datalist
+from monai_kd.data import DataError, check_datalist, require_splits
 
 HEIGHT, WIDTH = 40, 60
 
@@ -170,3 +170,24 @@ def test_progress_is_shown_when_asked_for(folder, capfd):
 
 def test_no_items():
     assert str(check_datalist([])) == "0 items checked, 0 with a label: 0 errors, 0 warnings"
+
+
+def test_pixels_of_more_than_8_bits_are_refused(tmp_path):
+    """Converted to RGB they would all be cut off at 255."""
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(path)
+    (case,) = check_datalist([{"image": str(path)}]).errors
+    assert "save it with 8 bits" in case.problem
+
+
+def test_warnings_alone_are_shown(tmp_path, caplog):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("L", (8, 8)).save(tmp_path / "m.png")
+    check_datalist([{"image": str(tmp_path / "a.png"), "label": str(tmp_path / "m.png")}]).raise_if_bad()
+    assert "empty mask" in caplog.text
+
+
+def test_an_empty_split_is_named():
+    require_splits({"training": [1], "validation": [2]}, "training", "validation")
+    with pytest.raises(DataError, match="no items in validation and test"):
+        require_splits({"training": [1], "validation": []}, "training", "validation", "test")

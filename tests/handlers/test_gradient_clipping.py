@@ -44,3 +44,21 @@ def test_an_unmodified_trainer_clips(amp):
 def test_limits_that_make_no_sense_are_refused(limit):
     with pytest.raises(ValueError, match="must be positive"):
         clip_gradient_values(limit)
+
+
+def test_a_fused_optimiser_is_clipped_as_any_other():
+    """It unscales inside its step: the limit must not be taken of the scaled gradient."""
+    weights = []
+    for fused in (False, True):
+        weight = torch.nn.Parameter(torch.zeros(2))
+        optimizer = torch.optim.SGD([weight], lr=1.0, fused=fused)
+        optimizer.register_step_pre_hook(clip_gradient_values(0.5))
+        scale = 1024.0 if fused else 1.0
+        weight.grad = torch.tensor([0.1, 9.0]) * scale
+        if fused:
+            optimizer.grad_scale = torch.tensor(scale)
+            optimizer.found_inf = torch.tensor(0.0)
+        optimizer.step()
+        weights.append(weight.detach())
+    torch.testing.assert_close(weights[0], torch.tensor([-0.1, -0.5]))
+    torch.testing.assert_close(weights[1], weights[0])

@@ -1,6 +1,8 @@
 """Cost, stored evaluations, the comparison table and the pictures."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -150,3 +152,24 @@ def test_the_command_ends_with_one_line_when_nothing_is_there(tmp_path, capsys):
 def test_stored_evaluations_are_plain_json(tmp_path):
     path = save_evaluation(tmp_path, "teacher", {"dice": 0.5}, 3, nn.Conv2d(1, 1, 1), (1, 1, 4, 4))
     assert json.loads(path.read_text())["scores"] == {"dice": 0.5}
+
+
+def test_the_command_names_what_is_missing_for_pictures(pictures, capsys):
+    save_evaluation(pictures, "teacher", {"meanDice": 0.8}, 2, nn.Conv2d(1, 1, 1), (1, 1, 8, 8))
+    assert main([str(pictures), "--frames", str(pictures / "nowhere")]) == 1
+    (pictures / "truth" / "b.png").unlink()
+    words = [str(pictures), "--frames", str(pictures / "frames")]
+    assert main([*words, "--labels", str(pictures / "truth"), "--masks", f"s={pictures / 'masks'}"]) == 1
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")] == [
+        f"error: no folder '{pictures / 'nowhere'}'; give the folder that holds the images.",
+        f"error: no mask named 'b' in '{pictures / 'truth'}'; masks are found by their frame's name.",
+    ]
+    with pytest.raises(SystemExit):
+        main([*words, "--masks", "foo"])
+    assert "expected TITLE=FOLDER, got 'foo'" in capsys.readouterr().err
+
+
+def test_errors_are_readable_when_run_as_a_module(tmp_path):
+    words = [sys.executable, "-m", "monai_kd.report", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
