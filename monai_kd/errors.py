@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from types import TracebackType
+from typing import Any
 
 __all__ = ["readable_errors", "user_message"]
 
@@ -15,7 +17,8 @@ def readable_errors() -> None:
     """Let an uncaught error of this package end the program with its message alone and exit status 1.
 
     A bundle calls this first: its components are made inside some forty frames of configuration code, which hide what
-    was wrong. Errors from elsewhere keep their traceback, and ``MONAI_KD_TRACEBACK=1`` keeps it for all.
+    was wrong, and its engine's handlers log them once more. Errors from elsewhere keep their traceback, and
+    ``MONAI_KD_TRACEBACK=1`` keeps it for all.
     """
     if os.environ.get(_FULL) not in (None, "", "0"):
         return
@@ -27,7 +30,16 @@ def readable_errors() -> None:
         else:
             print(f"error: {message}\n(set {_FULL}=1 for the traceback)", file=sys.stderr)
 
+    make = logging.getLogRecordFactory()
+
+    def without_trace(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        if record.exc_info and record.exc_info[1] is not None and user_message(record.exc_info[1]) is not None:
+            record.exc_info = None
+        return record
+
     sys.excepthook = show
+    logging.setLogRecordFactory(without_trace)
 
 
 def user_message(error: BaseException) -> str | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import sys
 
 import pytest
@@ -96,7 +97,9 @@ def hook(monkeypatch):
         error = caught(function)
         sys.excepthook(type(error), error, error.__traceback__)
 
-    return show
+    factory = logging.getLogRecordFactory()
+    yield show
+    logging.setLogRecordFactory(factory)
 
 
 def test_our_errors_end_a_program_with_their_message_alone(hook, capsys):
@@ -112,6 +115,14 @@ def test_other_errors_keep_their_traceback(hook, capsys):
     readable_errors()
     hook(lambda: int("x"))
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_logged_errors_of_ours_have_no_traceback_and_others_do(hook, caplog):
+    """An engine's handlers log an exception before it ends the program."""
+    readable_errors()
+    for function in (framework(ours), lambda: int("x")):
+        logging.getLogger("engine").exception("stopped", exc_info=caught(function))
+    assert [record.exc_info is None for record in caplog.records] == [True, False]
 
 
 def test_the_environment_keeps_all_tracebacks(hook, capsys, monkeypatch):

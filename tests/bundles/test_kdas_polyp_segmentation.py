@@ -1,6 +1,7 @@
 """The KDAS bundle from end to end on a handful of generated frames, with tiny networks."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -28,8 +29,11 @@ TEACHER = {**STUDENT, "embed_dims": [16, 32, 40, 64]}
 
 
 @pytest.fixture(autouse=True)
-def keep_the_excepthook(monkeypatch):
+def keep_the_hooks(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    factory = logging.getLogRecordFactory()
+    yield
+    logging.setLogRecordFactory(factory)
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +85,12 @@ def trained(frames, tmp_path_factory):
     """Teacher, baseline and distilled student, trained once."""
     folder = tmp_path_factory.mktemp("trained")
     common = settings(frames, folder)
-    hook = sys.excepthook
+    hook, factory = sys.excepthook, logging.getLogRecordFactory()
     run("train.json", "teacher.json", **{**common, **AS_TEACHER})
     run("train.json", "baseline.json", **common)
     run("train.json", **common, labelled_fraction=0.25)
     sys.excepthook = hook
+    logging.setLogRecordFactory(factory)
     return folder
 
 
@@ -350,6 +355,15 @@ def test_one_clear_line_from_the_command_line(tmp_path):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert str(tmp_path / "nowhere") in line
     assert "images" in done.stderr
+
+
+def test_one_clear_line_for_an_error_inside_the_run(frames, tmp_path):
+    configs = [str(CONFIGS / name) for name in ("train.json", "baseline.json")]
+    done = command([sys.executable, "-W", "ignore"], configs, settings(frames, tmp_path, image_size=60), check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert line == "error: height and width must be multiples of 32, got (60, 60); resize or pad the image to (64, 64)."
 
 
 def test_a_corrupted_frame_and_a_mask_of_another_size_are_named_together(frames, tmp_path):
