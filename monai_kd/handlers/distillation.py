@@ -161,7 +161,9 @@ class DistillationHandler:
         batch: dict[str, Any] = dict(raw) if isinstance(raw, Mapping) else {}
         batch |= {IMAGE: output[IMAGE], LABEL: output[LABEL]}
         moved = _take(batch, self.distiller.batch_keys(), _device(engine))
-        return moved | ({HAS_LABEL: batch[HAS_LABEL]} if HAS_LABEL in batch else {})
+        if HAS_LABEL in batch:  # as a list, which DistributedDataParallel does not move to the device either
+            moved[HAS_LABEL] = torch.as_tensor(batch[HAS_LABEL]).reshape(-1).tolist()
+        return moved
 
     def _average_with_unlabelled(self, engine: Engine, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         assert self._unlabelled is not None  # noqa: S101
@@ -170,7 +172,7 @@ class DistillationHandler:
         items = dict(raw) if isinstance(raw, Mapping) else {IMAGE: raw}
         batch = _take(items, self.distiller.batch_keys(labelled=False), _device(engine))
         count, ours = len(batch[IMAGE]), len(_output(engine)[IMAGE])
-        batch[HAS_LABEL] = torch.zeros(count, dtype=torch.bool)
+        batch[HAS_LABEL] = [False] * count
         with self._taps.open():
             # The bare network: a wrapper's second forward would broadcast batch statistics under the first one's graph.
             prediction = engine.inferer(batch[IMAGE], unwrap(engine.network))  # type: ignore[attr-defined]
