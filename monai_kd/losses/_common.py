@@ -36,6 +36,12 @@ def check_softmax_channels(logits: Tensor) -> None:
         )
 
 
+def probabilities(logits: Tensor, temperature: float, sigmoid: bool) -> Tensor:
+    """Softened probabilities of logits (B, C, *spatial): of each channel alone if ``sigmoid``, else over channels."""
+    logits = promote(logits) / temperature
+    return logits.sigmoid() if sigmoid else logits.softmax(dim=1)
+
+
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean of ``values`` over valid positions, so that one weight fits every patch and batch size.
 

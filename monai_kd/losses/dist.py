@@ -10,7 +10,7 @@ from monai_kd.losses._common import (
     check_softmax_channels,
     check_temperature,
     masked_mean,
-    promote,
+    probabilities,
     valid_positions,
 )
 
@@ -82,7 +82,8 @@ class DISTLoss(nn.Module):
         check_same_shape(student, teacher)
         if not self.sigmoid:
             check_softmax_channels(student)
-        student, teacher = self._probabilities(student), self._probabilities(teacher).detach()
+        student = probabilities(student, self.temperature, self.sigmoid)
+        teacher = probabilities(teacher, self.temperature, self.sigmoid).detach()
         valid = valid_positions(mask, student).expand_as(student)
         loss = self.gamma * self.intra_class(student, teacher, valid)
         if student.shape[1] > 2:
@@ -99,10 +100,6 @@ class DISTLoss(nn.Module):
         """Mean over classes of the distance over valid positions of the batch; all of shape (B, C, *spatial)."""
         student, teacher, valid = (x.transpose(0, 1).flatten(1) for x in (student, teacher, valid))
         return pearson_distance(student, teacher, valid, dim=1).mean()
-
-    def _probabilities(self, logits: Tensor) -> Tensor:
-        logits = promote(logits) / self.temperature
-        return logits.sigmoid() if self.sigmoid else logits.softmax(dim=1)
 
 
 def _standardise(x: Tensor, valid: Tensor, count: Tensor, dim: int) -> Tensor:

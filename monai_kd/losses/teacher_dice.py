@@ -12,7 +12,7 @@ from monai_kd.losses._common import (
     check_softmax_channels,
     check_temperature,
     masked_mean,
-    promote,
+    probabilities,
     valid_positions,
 )
 
@@ -92,6 +92,5 @@ class TeacherDiceLoss(nn.Module):
         return masked_mean(distance, valid_positions(mask, student).flatten(1).any(dim=1))
 
     def _probabilities(self, logits: Tensor) -> Tensor:
-        logits = promote(logits) / self.temperature
-        probabilities = logits.sigmoid() if self.sigmoid else logits.softmax(dim=1)
-        return probabilities if self.include_background else probabilities[:, 1:]
+        channels = probabilities(logits, self.temperature, self.sigmoid)
+        return channels if self.include_background else channels[:, 1:]
