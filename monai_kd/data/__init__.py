@@ -1,11 +1,21 @@
 """Data lists, checks, generated data and loading."""
 
 from monai_kd.data.checks import Case, CheckReport, DataError, check_datalist, require_splits
+from monai_kd.data.ct_intensities import simulate_ct
+from monai_kd.data.ct_phantoms import abdomen_labels, make_ct_cases
+from monai_kd.data.decathlon import decathlon_datalist
 from monai_kd.data.folder import image_datalist
+from monai_kd.data.kits import kits_datalist
+from monai_kd.data.lits import lits_datalist
 from monai_kd.data.multiscale import MultiScaleDataLoader, scaled_size
 from monai_kd.data.phantoms import make_polyp_frames, polyp_frame
 from monai_kd.data.polyp import polyp_datalist
+from monai_kd.data.regions import ToRegionsd, to_regions
+from monai_kd.data.spacing import Spacingd
 from monai_kd.data.unlabelled import FillMissingLabeld
+from monai_kd.data.volume_cache import VolumeCacheDataset
+from monai_kd.data.volume_checks import check_volumes
+from monai_kd.data.volume_folder import volume_datalist
 
 __all__ = [
     "Case",
@@ -13,11 +23,23 @@ __all__ = [
     "DataError",
     "FillMissingLabeld",
     "MultiScaleDataLoader",
+    "Spacingd",
+    "ToRegionsd",
+    "VolumeCacheDataset",
+    "abdomen_labels",
     "check_datalist",
+    "check_volumes",
+    "decathlon_datalist",
     "image_datalist",
+    "kits_datalist",
+    "lits_datalist",
+    "make_ct_cases",
     "make_polyp_frames",
     "polyp_datalist",
     "polyp_frame",
     "require_splits",
     "scaled_size",
+    "simulate_ct",
+    "to_regions",
+    "volume_datalist",
 ]

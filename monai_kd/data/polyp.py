@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+
+from monai_kd.data._splits import Pair, check_fractions, content_keys, keep_labels, share, split_off, to_items
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 _LAYOUTS = (
@@ -18,12 +17,6 @@ _LAYOUTS = (
     "(TrainDataset/ with image(s)/ and mask(s)/, TestDataset/<set>/ with images/ and masks/)"
 )
 _UNION = "test"
-
-
-class _Pair(NamedTuple):
-    image: Path
-    label: Path
-    content: str
 
 
 def polyp_datalist(
@@ -71,7 +64,7 @@ def polyp_datalist(
         >>> sum("label" in item for item in data["training"])
         3
     """
-    _check_fractions(val_fraction, test_fraction, labelled_fraction)
+    check_fractions(val_fraction, test_fraction, labelled_fraction)
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder: {root}; {_LAYOUTS}.")
@@ -80,36 +73,24 @@ def polyp_datalist(
         train, tests = _read_pranet(root)
         test = [pair for pairs in tests.values() for pair in pairs]
         train = _without(train, test)
-        wanted = _count(val_fraction, train)
+        wanted = share(val_fraction, train)
     else:
         if _folders(root) is None:
             raise FileNotFoundError(f"{root} holds {_listing(root)}; {_LAYOUTS}.")
         train, tests = _read({"": root})[""], {}
-        wanted = _count(val_fraction, train)
-        test, train = _split(train, _count(test_fraction, train), order)
-    validation, train = _split(train, wanted, order)
+        wanted = share(val_fraction, train)
+        test, train = split_off(train, share(test_fraction, train), order)
+    validation, train = split_off(train, wanted, order)
     if not train:
         raise ValueError(f"no training image left in {root} after validation and test were taken; lower the fractions.")
 
-    items = {"training": _items(train), "validation": _items(validation), "test": _items(test)}
-    items.update({f"test:{name}": _items(pairs) for name, pairs in tests.items()})
-    keep = max(1, round(labelled_fraction * len(train)))
-    for index in np.random.default_rng([seed, 1]).permutation(len(train))[keep:]:
-        del items["training"][index]["label"]
+    items = {"training": to_items(train), "validation": to_items(validation), "test": to_items(test)}
+    items.update({f"test:{name}": to_items(pairs) for name, pairs in tests.items()})
+    keep_labels(items["training"], labelled_fraction, seed)
     return items
 
 
-def _check_fractions(val_fraction: float, test_fraction: float, labelled_fraction: float) -> None:
-    if not (0 <= val_fraction < 1 and 0 <= test_fraction < 1 and val_fraction + test_fraction < 1):
-        raise ValueError(
-            "val_fraction and test_fraction must be 0 or more and leave images for training, "
-            f"got {val_fraction} and {test_fraction}."
-        )
-    if not 0 < labelled_fraction <= 1:
-        raise ValueError(f"labelled_fraction must be above 0 and at most 1, got {labelled_fraction}.")
-
-
-def _read_pranet(root: Path) -> tuple[list[_Pair], dict[str, list[_Pair]]]:
+def _read_pranet(root: Path) -> tuple[list[Pair], dict[str, list[Pair]]]:
     test_root = root / "TestDataset"
     if not test_root.is_dir():
         raise FileNotFoundError(f"{root} has TrainDataset/ but no TestDataset/; {_LAYOUTS}.")
@@ -131,7 +112,7 @@ def _read_pranet(root: Path) -> tuple[list[_Pair], dict[str, list[_Pair]]]:
     return train, sets
 
 
-def _without(train: list[_Pair], test: list[_Pair]) -> list[_Pair]:
+def _without(train: list[Pair], test: list[Pair]) -> list[Pair]:
     held_out = {pair.content for pair in test}
     leaks = [str(pair.image) for pair in train if pair.content in held_out]
     if leaks:
@@ -141,7 +122,7 @@ def _without(train: list[_Pair], test: list[_Pair]) -> list[_Pair]:
     return [pair for pair in train if pair.content not in held_out]
 
 
-def _read(roots: dict[str, Path]) -> dict[str, list[_Pair]]:
+def _read(roots: dict[str, Path]) -> dict[str, list[Pair]]:
     """Pairs of every folder, sorted by path; all that is wrong in any of them is raised at once."""
     problems: list[str] = []
     found: dict[str, list[tuple[Path, Path]]] = {}
@@ -155,8 +136,8 @@ def _read(roots: dict[str, Path]) -> dict[str, list[_Pair]]:
         found[name] = sorted((images[stem], masks[stem]) for stem in images.keys() & masks.keys())
     if problems:
         raise ValueError("images and masks do not match:\n" + "\n".join(problems))
-    content = _content_keys(image for pairs in found.values() for image, _ in pairs)
-    return {name: [_Pair(image, mask, content[image]) for image, mask in pairs] for name, pairs in found.items()}
+    content = content_keys(image for pairs in found.values() for image, _ in pairs)
+    return {name: [Pair(image, mask, content[image]) for image, mask in pairs] for name, pairs in found.items()}
 
 
 def _folders(root: Path) -> tuple[Path, Path] | None:
@@ -180,38 +161,6 @@ def _image_files(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
             yield path
-
-
-def _content_keys(paths: Iterable[Path]) -> dict[Path, str]:
-    """One key a file, equal for files with equal bytes; only files that share their size with another are read."""
-    sizes = {path: path.stat().st_size for path in paths}
-    shared = {size for size, count in Counter(sizes.values()).items() if count > 1}
-    return {
-        path: hashlib.sha256(path.read_bytes()).hexdigest() if size in shared else f"size {size}"
-        for path, size in sizes.items()
-    }
-
-
-def _count(fraction: float, pairs: list[_Pair]) -> int:
-    return max(1, round(fraction * len(pairs))) if fraction > 0 else 0
-
-
-def _split(pairs: list[_Pair], wanted: int, generator: np.random.Generator) -> tuple[list[_Pair], list[_Pair]]:
-    """``wanted`` of the pairs and the rest; images with equal bytes together, so there may be a few more."""
-    sizes = Counter(pair.content for pair in pairs)  # in the order of first use, so sorted by path
-    taken: set[str] = set()
-    count = 0
-    contents = list(sizes)
-    for index in generator.permutation(len(contents)):
-        if count >= wanted:
-            break
-        taken.add(contents[index])
-        count += sizes[contents[index]]
-    return [pair for pair in pairs if pair.content in taken], [pair for pair in pairs if pair.content not in taken]
-
-
-def _items(pairs: list[_Pair]) -> list[dict[str, str]]:
-    return [{"image": str(pair.image), "label": str(pair.label)} for pair in sorted(pairs)]
 
 
 def _listing(root: Path) -> str:
