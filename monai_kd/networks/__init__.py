@@ -1,6 +1,21 @@
-"""Teachers and students of the methods, where MONAI has none."""
+"""Teachers and students of the methods, where MONAI has none; the taps of all."""
 
+from monai_kd.networks.encoder_decoder_taps import EncoderDecoderTaps, encoder_decoder_taps
+from monai_kd.networks.nested_unet import NestedUNet
 from monai_kd.networks.polyp_pvt import PolypPVT
 from monai_kd.networks.pvt_v2 import PVT_V2_PRESETS, PVTv2, load_backbone, pvt_v2
+from monai_kd.networks.resnet_fcn import ResNetFCN
+from monai_kd.networks.unet_2d import UNet2d
 
-__all__ = ["PVT_V2_PRESETS", "PVTv2", "PolypPVT", "load_backbone", "pvt_v2"]
+__all__ = [
+    "PVT_V2_PRESETS",
+    "EncoderDecoderTaps",
+    "NestedUNet",
+    "PVTv2",
+    "PolypPVT",
+    "ResNetFCN",
+    "UNet2d",
+    "encoder_decoder_taps",
+    "load_backbone",
+    "pvt_v2",
+]
