@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from monai_kd._files import write_whole
 from monai_kd.report.cost import Cost, network_cost
 
-__all__ = ["Evaluation", "load_evaluations", "save_evaluation"]
+__all__ = ["Evaluation", "load_evaluations", "save_evaluation", "write_whole"]
 
 _SUFFIX = ".evaluation.json"
 
@@ -44,23 +43,27 @@ def save_evaluation(
     Args:
         directory: made if it does not exist.
         name: of the row in a report ("teacher", "baseline", "distilled", ...).
-        metrics: ``evaluator.state.metrics``; numbers are kept.
+        metrics: ``evaluator.state.metrics``; numbers are kept. NaN is a score that no case has, such as the distance to
+            a tumour that was never predicted; ``null`` in the file.
         cases: number of test cases behind them.
         network: the network that was evaluated.
         input_shape: one input of it, (B, C, *spatial), B = 1 for the time of one case.
 
     Raises:
-        ValueError: no number among the metrics, or one that is not finite.
+        ValueError: no number among the metrics, none but NaN, or an infinite one.
     """
     scores = {key: float(value) for key, value in metrics.items() if _is_number(value)}
     if not scores:
         raise ValueError(f"no numbers among the metrics of '{name}': {sorted(metrics)}.")
-    if lost := [key for key, value in scores.items() if not math.isfinite(value)]:
+    lost = [key for key, value in scores.items() if not math.isfinite(value)]
+    if len(lost) == len(scores) or any(math.isinf(scores[key]) for key in lost):
         raise ValueError(f"the metrics {lost} of '{name}' are not finite; was the test split empty?")
     result = Evaluation(name, scores, cases, network_cost(network, input_shape), tuple(input_shape))
     path = Path(directory) / f"{name}{_SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(asdict(result), indent=2) + "\n")
+    raw = asdict(result)
+    raw["scores"] = {key: None if math.isnan(value) else value for key, value in scores.items()}
+    write_whole(path, json.dumps(raw, indent=2, allow_nan=False) + "\n")
     return path
 
 
@@ -74,22 +77,11 @@ def load_evaluations(directory: str | Path) -> dict[str, Evaluation]:
     for path in sorted(Path(directory).rglob(f"*{_SUFFIX}")):
         raw = json.loads(path.read_text())
         shape = tuple(raw.pop("input_shape"))
-        found[raw["name"]] = Evaluation(**{**raw, "cost": Cost(**raw["cost"])}, input_shape=shape)
+        scores = {key: math.nan if value is None else value for key, value in raw["scores"].items()}
+        found[raw["name"]] = Evaluation(**{**raw, "scores": scores, "cost": Cost(**raw["cost"])}, input_shape=shape)
     if not found:
         raise FileNotFoundError(f"no *{_SUFFIX} below '{directory}'; run the bundle's evaluate.json first.")
     return found
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _is_number(value: Any) -> bool:
