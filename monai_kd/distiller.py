@@ -19,7 +19,7 @@ __all__ = ["DistillationTerm", "Distiller"]
 
 IMAGE, LABEL = "image", "label"  # MONAI's CommonKeys
 _RESERVED = {IMAGE, LABEL, "pred", "loss", "task_loss"}
-AdapterFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
+AdapterFactory = Callable[[Any, Any], nn.Module]
 
 
 class DistillationTerm(nn.Module):
@@ -37,8 +37,9 @@ class DistillationTerm(nn.Module):
         weight: a number, or a function of the epoch (see ``monai_kd.schedules``).
         batch: loss arguments taken from the batch, ``{argument: batch key}``. A term that takes the label sees the
             labelled items only.
-        adapter: a module applied to the student's tap, or a function of both shapes that makes one (such as
-            ``monai_kd.adapters.ProjectionAdapter``; the ``Distiller`` then needs ``input_shape``).
+        adapter: a module applied to what the loss would get of the student (a list of tensors for a list of taps), or a
+            function of both shapes that makes one (such as ``monai_kd.adapters.ProjectionAdapter``, for lists
+            ``ChannelAdapter``; the ``Distiller`` then needs ``input_shape``).
 
     Raises:
         ValueError: the name is taken by MONAI or no plain word, the weight is negative, or the loss does not take these
@@ -95,14 +96,11 @@ class DistillationTerm(nn.Module):
         """Whether the loss takes the label, so that unlabelled items cannot count."""
         return LABEL in self.batch.values()
 
-    def size_adapter(self, student: Any, teacher: Any) -> None:
-        """Make the adapter for the shapes of one student and one teacher tap."""
-        if not (self._single[0] and self._single[1] and isinstance(student, Tensor) and isinstance(teacher, Tensor)):
-            raise ValueError(
-                f"term '{self.name}': only a term with one student and one teacher tap can size its adapter."
-            )
+    def size_adapter(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+        """Make the adapter for the shapes of the taps; a list of taps gives a list of shapes."""
         assert self.adapter is not None  # noqa: S101  # needs_sizing
-        self.adapter = self.adapter(tuple(student.shape), tuple(teacher.shape))
+        ours, theirs = self._as_tapped([tuple(x.shape) for x in student], [tuple(x.shape) for x in teacher])
+        self.adapter = self.adapter(ours, theirs)
 
     def forward(self, student: Sequence[Any], teacher: Sequence[Any], **batch: Any) -> Tensor:
         """The unweighted loss of tapped values, in float32.
@@ -112,16 +110,17 @@ class DistillationTerm(nn.Module):
             teacher: one value for each of ``teacher_taps``.
             batch: further arguments of the loss.
         """
-        students = [_float(value) for value in student]
-        teachers = [_float(value) for value in teacher]
+        ours, theirs = self._as_tapped([_float(value) for value in student], [_float(value) for value in teacher])
         if self.adapter is not None:
-            students = [self.adapter(value) for value in students]
-        value = self.loss(
-            students[0] if self._single[0] else students, teachers[0] if self._single[1] else teachers, **batch
-        )
+            ours = self.adapter(ours)
+        value = self.loss(ours, theirs, **batch)
         if describe(value) != "()":
             raise ValueError(f"term '{self.name}': the loss must return a scalar, got {describe(value)}; average it.")
         return value
+
+    def _as_tapped(self, student: list[Any], teacher: list[Any]) -> tuple[Any, Any]:
+        """Both sides as the taps were given: a name means one value, a list of names a list."""
+        return student[0] if self._single[0] else student, teacher[0] if self._single[1] else teacher
 
     def _check_signature(self) -> None:
         target = self.loss.forward if isinstance(self.loss, nn.Module) else self.loss
@@ -326,7 +325,7 @@ class Distiller(nn.Module):
                 ours, theirs = self._tapped(term, outputs, answers, batch)
                 try:
                     if term.needs_sizing:
-                        term.size_adapter(ours[0], theirs[0])
+                        term.size_adapter(ours, theirs)
                     term.to(device)
                     if not term.batch:  # a label cannot be made up
                         term(ours, theirs)

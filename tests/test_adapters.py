@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from monai_kd.adapters import ProjectionAdapter
+from monai_kd.adapters import ChannelAdapter, ProjectionAdapter
 
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -57,3 +57,49 @@ def test_features_with_other_axes_are_refused(student, teacher):
         ProjectionAdapter(student, teacher)
     assert str(student) in str(caught.value)
     assert str(teacher) in str(caught.value)
+
+
+@pytest.mark.parametrize(("student", "teacher"), [([(2, 3, 4, 4)], (2, 3, 4, 4)), ((2, 3, 4, 4), [(2, 3, 4, 4)] * 4)])
+def test_a_projection_of_lists_is_refused(student, teacher):
+    with pytest.raises(ValueError, match=r"one student and one teacher tap.*take ChannelAdapter"):
+        ProjectionAdapter(student, teacher)
+
+
+# --- channels -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dims", [0, 1, 2, 3])
+def test_channels_become_those_of_all_teacher_features(dims):
+    student, teachers = (2, 3, *[4] * dims), [(2, 5, *[8] * dims), (2, 2, *[2] * dims)]
+    assert ChannelAdapter(student, teachers[0])(torch.randn(student)).shape == (2, 5, *[4] * dims)
+    assert ChannelAdapter(student, teachers)(torch.randn(student)).shape == (2, 7, *[4] * dims)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_several_features_are_joined_at_the_smallest(dims):
+    features = [torch.randn(2, channels, *[side] * dims) for channels, side in [(3, 6), (2, 4), (4, 8)]]
+    adapter = ChannelAdapter([tuple(x.shape) for x in features], (2, 5, *[12] * dims))
+    small = [F.interpolate(x, size=[4] * dims, mode=MODES[dims], align_corners=False) for x in features]
+    torch.testing.assert_close(adapter(features), adapter.projection(torch.cat(small, dim=1)))
+
+
+def test_joining_is_the_sum_of_one_projection_a_feature():
+    """Projecting each at its own size, then resizing and adding, is the same."""
+    features = [torch.randn(2, 3, 8, 8), torch.randn(2, 2, 4, 4)]
+    adapter = ChannelAdapter([tuple(x.shape) for x in features], (2, 5, 4, 4))
+    weight, bias = adapter.projection.weight, adapter.projection.bias
+    large = F.interpolate(F.conv2d(features[0], weight[:, :3], bias), size=(4, 4), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(adapter(features), large + F.conv2d(features[1], weight[:, 3:]))
+
+
+def test_gradient_reaches_every_feature_and_the_projection():
+    features = [torch.randn(2, 3, 8, 8, requires_grad=True), torch.randn(2, 2, 4, 4, requires_grad=True)]
+    adapter = ChannelAdapter([tuple(x.shape) for x in features], (2, 5, 4, 4))
+    adapter(features).square().sum().backward()
+    assert all(x.grad.any() for x in (*features, *adapter.parameters()))
+    assert adapter.projection.weight.grad.flatten(1).any(dim=0).all()
+
+
+def test_channels_of_features_with_other_axes_are_refused():
+    with pytest.raises(ValueError, match=r"as many axes; got student \(2, 3, 4\), \(2, 3, 4, 4\), teacher \(2, 5, 4\)"):
+        ChannelAdapter([(2, 3, 4), (2, 3, 4, 4)], (2, 5, 4))

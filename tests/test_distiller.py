@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.networks.nets import DynUNet, SegResNetDS
 from torch import nn
 
-from monai_kd.adapters import ProjectionAdapter
+from monai_kd.adapters import ChannelAdapter, ProjectionAdapter
 from monai_kd.distiller import DistillationTerm, Distiller
 from monai_kd.losses import DKDLoss, HintLoss, SoftTargetLoss
 from monai_kd.schedules import linear, starts_at
@@ -399,7 +399,54 @@ def test_an_adapter_to_be_sized_needs_the_input_shape():
     Distiller(network(), FrozenTeacher(network()), [hint(adapter=nn.Conv2d(4, 4, 1))])  # has its size
 
 
-def test_an_adapter_cannot_be_sized_for_lists():
+class Shapes(nn.Module):
+    """An adapter that keeps the shapes it was made for, and what it was given; the loss gets the last."""
+
+    def __init__(self, student, teacher):
+        super().__init__()
+        self.shapes = student, teacher
+
+    def forward(self, student):
+        self.given = student
+        return student[-1] if isinstance(student, list) else student
+
+
+@pytest.mark.parametrize("teacher", ["3", ["3", "0"]], ids=["one teacher tap", "several"])
+@pytest.mark.parametrize("student", ["3", ["3"], ["0", "3"]], ids=["one student tap", "a list of one", "several"])
+def test_adapters_of_lists_of_taps(student, teacher):
+    """They are made for lists of shapes, and called with what the loss would have got."""
+    loss, net, x = Record(), network(), images()
+    term = DistillationTerm("many", loss, student, teacher, adapter=Shapes)
+    distiller = Distiller(net, FrozenTeacher(network()), [term], input_shape=(2, 1, 6, 6))
+    shapes = {"0": (2, 4, 6, 6), "3": (2, 3, 6, 6)}
+    expected = [
+        [shapes[tap] for tap in taps] if isinstance(taps, list) else shapes[taps] for taps in (student, teacher)
+    ]
+    assert term.adapter.shapes == tuple(expected)
+    ours = answers(net, distiller, x)
+    distiller(ours, {"image": x})
+    given = term.adapter.given
+    assert isinstance(given, list) == isinstance(student, list)
+    assert torch.equal(given[-1] if isinstance(given, list) else given, ours["3"])
+    assert torch.equal(loss.student, ours["3"])
+
+
+def test_an_adapter_of_lists_is_a_parameter_that_resumes():
+    def distiller(seed):
+        torch.manual_seed(seed)
+        term = DistillationTerm("many", Record(), ["0", "3"], ["0", "3"], adapter=ChannelAdapter)
+        return Distiller(network(), FrozenTeacher(network(channels=8)), [term], input_shape=(2, 1, 6, 6))
+
+    first, second = distiller(0), distiller(1)
+    weight = "terms.many.adapter.projection.weight"
+    assert {name: tuple(p.shape) for name, p in first.named_parameters()}[weight] == (8 + 3, 4 + 3, 1, 1)
+    assert set(first.state_dict()) == {name for name, _ in first.named_parameters()}
+    assert not torch.equal(first.state_dict()[weight], second.state_dict()[weight])
+    second.load_state_dict(first.state_dict(), strict=True)
+    assert torch.equal(first.state_dict()[weight], second.state_dict()[weight])
+
+
+def test_a_projection_cannot_be_sized_for_lists():
     with pytest.raises(ValueError, match=r"term 'hint'.*one student and one teacher tap"):
         Distiller(
             network(),

@@ -3,9 +3,13 @@
 from monai_kd.losses.attention_supervision import AttentionSupervisionLoss
 from monai_kd.losses.attention_transfer import AttentionTransferLoss
 from monai_kd.losses.channel_wise import ChannelWiseLoss
+from monai_kd.losses.deep_supervision import DeepSupervisionDistillationLoss, DeepSupervisionLoss
 from monai_kd.losses.dist import DISTLoss
 from monai_kd.losses.dkd import DKDLoss
+from monai_kd.losses.focal_dice import FocalDiceLoss
 from monai_kd.losses.hint import HintLoss
+from monai_kd.losses.importance_map import ImportanceMapLoss
+from monai_kd.losses.prediction_map import PredictionMapLoss
 from monai_kd.losses.rkd import RKDLoss
 from monai_kd.losses.similarity_preserving import SimilarityPreservingLoss
 from monai_kd.losses.soft_target import SoftTargetLoss
@@ -19,7 +23,12 @@ __all__ = [
     "ChannelWiseLoss",
     "DISTLoss",
     "DKDLoss",
+    "DeepSupervisionDistillationLoss",
+    "DeepSupervisionLoss",
+    "FocalDiceLoss",
     "HintLoss",
+    "ImportanceMapLoss",
+    "PredictionMapLoss",
     "RKDLoss",
     "SimilarityPreservingLoss",
     "SoftTargetLoss",

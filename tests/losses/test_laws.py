@@ -34,6 +34,8 @@ CASES = {
     "dkd": Case(losses.DKDLoss(), label_needed=True),
     "dkd_sigmoid": Case(losses.DKDLoss(sigmoid=True), label_needed=True),
     "hint": Case(losses.HintLoss()),
+    "importance_map": Case(losses.ImportanceMapLoss(), positions_needed=True),
+    "prediction_map": Case(losses.PredictionMapLoss()),
     "rkd": Case(losses.RKDLoss(), between_items=True),
     "similarity_preserving": Case(losses.SimilarityPreservingLoss(), between_items=True),
     "soft_target": Case(losses.SoftTargetLoss()),
@@ -154,6 +156,13 @@ def test_copies_and_holds_no_state(case):
 
 
 def test_every_loss_is_held_to_the_laws():
-    stated_elsewhere = {"AttentionSupervisionLoss", "StructureLoss", "SymmetricalGuidingLoss"}
+    stated_elsewhere = {
+        "AttentionSupervisionLoss",
+        "DeepSupervisionDistillationLoss",
+        "DeepSupervisionLoss",
+        "FocalDiceLoss",
+        "StructureLoss",
+        "SymmetricalGuidingLoss",
+    }
     held = {type(case.loss).__name__ for case in CASES.values()}
     assert held == set(losses.__all__) - stated_elsewhere

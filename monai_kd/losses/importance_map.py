@@ -1,0 +1,151 @@
+"""Importance maps of HLFD: where one layer, or several layers joined, respond most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from monai_kd.losses._common import promote
+from monai_kd.losses._resize import check_joinable, resize, smallest_size
+from monai_kd.losses.attention_transfer import attention_map
+
+# One channel of 128^3 in float32.
+_CHUNK_BYTES = 8 * 2**20
+
+
+def importance_map(features: Tensor | Sequence[Tensor], size: Sequence[int], p: float = 4.0) -> Tensor:
+    """``mean_c |x_c|^p`` at ``size``, as a vector over positions with unit length.
+
+    Several features are resized to the smallest of their sizes, joined along the channels, and resized to ``size``. The
+    joined tensor of that size (3.8 GB for 448 channels of 128^3) is never there: the powers are summed over a few
+    channels at a time, which is exact, and computed again for the gradient.
+
+    Args:
+        features: shape (B, C, *spatial), or a list of such; channels and sizes may differ.
+        size: spatial size of the map.
+        p: larger values favour the strongest responses.
+
+    Returns:
+        One unit vector an item, shape (B, positions), in float32 (float64 stays); 0 where all features are 0.
+    """
+    features = [features] if isinstance(features, Tensor) else features
+    smallest = smallest_size(features)
+    features = [resize(promote(x), smallest) for x in features]
+    # One scale for all that is joined: it keeps |x|^p from overflowing and does not change the unit vector.
+    peak = torch.stack([_largest(x.detach()) for x in features]).amax(dim=0)
+    peak = torch.where(peak > 0, peak, 1.0)
+    total = reduce(torch.add, (_PowerSum.apply(x, peak, tuple(size), p) for x in features))
+    return attention_map(total, p=1.0)
+
+
+class ImportanceMapLoss(nn.Module):
+    """Squared distance between the importance maps of [0], averaged over the batch: from 0 to 2 on any feature size.
+
+    One teacher feature is the individual transfer: the student's map is brought to its size. A list of teacher features
+    is the unified transfer: they are joined, and their map is brought to the student's size. A list of student
+    features is joined likewise. Student and teacher may differ in channels and size; enlarging and shrinking are
+    linear, without antialiasing.
+
+    The scale of the features does not matter. (In the released code it does for very small features, and fp16
+    overflows; and features are only resized when their first spatial axis differs.)
+
+    [0] HLFD, 2023, https://arxiv.org/abs/2311.16700
+
+    Args:
+        p: power of the responses, at least 1.
+
+    Raises:
+        ValueError: when ``p`` is below 1.
+
+    Example:
+        >>> student, teachers = torch.randn(2, 8, 32, 32), [torch.randn(2, 64, 16, 16), torch.randn(2, 128, 8, 8)]
+        >>> ImportanceMapLoss()(student, teachers).shape
+        torch.Size([])
+    """
+
+    def __init__(self, p: float = 4.0) -> None:
+        super().__init__()
+        if not 1 <= p < math.inf:
+            raise ValueError(f"p must be at least 1 and finite (below 1 the gradient at 0 is infinite), got {p}.")
+        self.p = p
+
+    def forward(self, student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor]) -> Tensor:
+        """
+        Args:
+            student: features (B, C, *spatial), 1D to 3D, or a list of such.
+            teacher: features (B, D, *spatial), or a list of such; receive no gradient.
+
+        Returns:
+            The mean over the batch, a scalar.
+
+        Raises:
+            ValueError: batches or numbers of axes differ, or a map would have one position only.
+        """
+        students = [student] if isinstance(student, Tensor) else list(student)
+        teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
+        check_joinable([*students, *teachers], "student and teacher")
+        for features in (students, teachers):
+            if smallest_size(features).numel() == 1:
+                raise ValueError(
+                    "the importance map of 1 position is constant and says nothing; got features "
+                    f"{[tuple(x.shape) for x in features]}. Tap layers with a spatial size, or give larger images."
+                )
+        size = smallest_size(teachers if isinstance(teacher, Tensor) else students)
+        with torch.no_grad():
+            target = importance_map(teachers, size, self.p)
+        difference = importance_map(students, size, self.p) - target
+        return difference.square().sum(dim=1).mean()
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest absolute value of each item, (B, 1, ...), without a copy of ``x``."""
+    axes = tuple(range(1, x.ndim))
+    return torch.maximum(x.amax(axes, keepdim=True), -x.amin(axes, keepdim=True))
+
+
+class _PowerSum(torch.autograd.Function):
+    """``sum_c |x_c / peak|^p`` at ``size``, (B, 1, *size), a few channels at a time.
+
+    Keeps nothing but its input: the powers are computed again for the gradient, which costs less than their memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, peak: Tensor, size: tuple[int, ...], p: float) -> Tensor:
+        ctx.save_for_backward(x, peak)
+        ctx.size, ctx.p = size, p
+        total = x.new_zeros(x.shape[0], 1, *size)
+        for channels in _split(x, size):
+            total += _power_sum(channels, peak, size, p)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, peak = ctx.saved_tensors
+        result = torch.empty_like(x)
+        for channels, target in zip(_split(x, ctx.size), _split(result, ctx.size)):
+            with torch.enable_grad():
+                channels = channels.detach().requires_grad_()
+                power = _power_sum(channels, peak, ctx.size, ctx.p)
+            target.copy_(torch.autograd.grad(power, channels, gradient)[0])
+        return result, None, None, None
+
+
+def _split(x: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
+    """Parts of ``x`` along the channels that take ``_CHUNK_BYTES`` at ``size``, one channel at least."""
+    bytes_per_channel = x.shape[0] * math.prod(size) * x.element_size()
+    return x.split(max(1, _CHUNK_BYTES // bytes_per_channel), dim=1)
+
+
+def _power_sum(x: Tensor, peak: Tensor, size: Sequence[int], p: float) -> Tensor:
+    """``sum_c |x_c / peak|^p`` at ``size``, shape (B, 1, *size)."""
+    x = resize(x, size) / peak
+    # A square of a square costs a fraction of a general power.
+    powers = x.square().square() if p == 4 else x.abs().pow(p)
+    return powers.sum(dim=1, keepdim=True)
