@@ -1,6 +1,7 @@
 # make demo  - distil a polyp segmentation student on generated frames and compare it (minutes on two cores)
 # make test  - the whole test suite
 # make lint  - ruff and mypy
+# make test-label - MONAI Label serves the bundles for CT and trains them, in an environment of its own
 # Each starts from Python 3.11 (PYTHON=... for another) and make alone.
 
 PYTHON ?= python3.11
@@ -8,6 +9,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BUNDLE := bundles/kdas_polyp_segmentation
 OUT := demo_output
+LABEL_VENV := .venv-label
+LABEL_INSTALL = $(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 # Networks this small are quickest on one thread.
 RUN = OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m monai.bundle run --meta_file $(BUNDLE)/configs/metadata.json \
@@ -15,7 +18,7 @@ RUN = OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m monai.bundle run --meta_file 
 C := $(BUNDLE)/configs
 INFER = $(RUN) --config_file "['$(C)/inference.json','$(C)/demo.json']" --dataset_dir $(OUT)/new_frames/images
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-label lint clean
 
 install: $(VENV)/installed
 
@@ -49,10 +52,20 @@ demo: install
 test: lint
 	$(BIN)/python -m pytest
 
+test-label: $(LABEL_VENV)/installed
+	$(LABEL_VENV)/bin/python -m pytest -m label tests/label
+
+$(LABEL_VENV)/installed: setup.cfg pyproject.toml constraints.txt tests/label/requirements.txt
+	$(PYTHON) -m venv $(LABEL_VENV)
+	$(LABEL_INSTALL) --upgrade pip
+	$(LABEL_INSTALL) --constraint constraints.txt --requirement tests/label/requirements.txt --editable . pytest pytest-timeout
+	$(LABEL_INSTALL) --no-deps monailabel==0.8.5 pydicom-seg==0.4.1 torchvision==0.28.0
+	touch $@
+
 lint: install
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
 clean:
-	rm -rf $(OUT) $(VENV) build *.egg-info
+	rm -rf $(OUT) $(VENV) $(LABEL_VENV) build *.egg-info

@@ -34,7 +34,10 @@ def readable_errors() -> None:
 
     def without_trace(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
-        if record.exc_info and record.exc_info[1] is not None and user_message(record.exc_info[1]) is not None:
+        message = user_message(record.exc_info[1]) if record.exc_info and record.exc_info[1] is not None else None
+        if message is not None:
+            said = record.getMessage()
+            record.msg, record.args = said if message in said else f"{said.rstrip()}: {message}", ()
             record.exc_info = None
         return record
 

@@ -125,6 +125,15 @@ def test_logged_errors_of_ours_have_no_traceback_and_others_do(hook, caplog):
     assert [record.exc_info is None for record in caplog.records] == [True, False]
 
 
+def test_a_server_that_logs_an_exception_says_what_it_was(hook, caplog):
+    """A web server logs "Exception in ..." and goes on: the message must not go with the traceback."""
+    readable_errors()
+    logging.getLogger("server").error("Exception in application\n", exc_info=caught(framework(ours)))
+    logging.getLogger("engine").error("stopped: 100 % of it", exc_info=caught(ours))
+    said = "the teacher's network must be a torch.nn.Module, got str."
+    assert caplog.messages == [f"Exception in application: {said}", f"stopped: 100 % of it: {said}"]
+
+
 def test_the_environment_keeps_all_tracebacks(hook, capsys, monkeypatch):
     monkeypatch.setenv("MONAI_KD_TRACEBACK", "1")
     readable_errors()

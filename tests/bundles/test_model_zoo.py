@@ -1,0 +1,228 @@
+"""What MONAI's model zoo and its tools ask of a bundle, asked of every folder in bundles/, without network and data."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+from PIL import Image
+
+import monai_kd
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = Path(__file__).parent / "schema" / "meta_schema_20240725.json"
+FILES = [
+    "LICENSE",
+    "configs/metadata.json",
+    "configs/train.json",
+    "configs/teacher.json",
+    "configs/baseline.json",
+    "configs/multi_gpu_train.json",
+    "configs/evaluate.json",
+    "configs/inference.json",
+    "configs/logging.conf",
+    "docs/README.md",
+    "docs/data_license.txt",
+]
+
+
+@pytest.fixture(
+    params=sorted(path for path in (ROOT / "bundles").iterdir() if path.is_dir()), ids=lambda path: path.name
+)
+def bundle(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def keep_the_hooks(monkeypatch):
+    """A bundle's ``initialize`` shortens the program's error messages."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    factory = logging.getLogRecordFactory()
+    yield
+    logging.setLogRecordFactory(factory)
+
+
+def read(bundle, name):
+    return json.loads((bundle / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def files(bundle, *suffixes):
+    """The files of a bundle; not the weights and results of somebody's run."""
+    made = ("models", "eval")
+    found = (path for path in bundle.rglob("*") if path.suffix in suffixes and path.is_file())
+    return [path for path in found if path.relative_to(bundle).parts[0] not in made]
+
+
+def test_files(bundle):
+    assert [name for name in FILES if not (bundle / name).is_file() or not (bundle / name).read_bytes().strip()] == []
+    assert re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*_(segmentation|classification|detection)", bundle.name)
+    assert (bundle / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+
+
+def test_json_has_the_zoos_format(bundle):
+    for path in files(bundle, ".json"):
+        text = path.read_text(encoding="utf-8")
+        assert text == json.dumps(json.loads(text), indent=4) + "\n", path.name
+
+
+def test_metadata_fits_the_schema(bundle, tmp_path):
+    """MONAI downloads the schema only if the file is not there."""
+    shutil.copy(SCHEMA, tmp_path / "schema.json")
+    verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(tmp_path / "schema.json"))
+    metadata = read(bundle, "metadata")
+    assert metadata["schema"].endswith(SCHEMA.name)
+    assert {"name", "changelog"} <= metadata.keys()
+
+
+def test_schema_is_asked(bundle, tmp_path):
+    shutil.copy(SCHEMA, tmp_path / "schema.json")
+    metadata = read(bundle, "metadata")
+    del metadata["network_data_format"]
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="network_data_format"):
+        verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(tmp_path / "schema.json"))
+
+
+def test_versions_are_the_tested_ones(bundle):
+    metadata = read(bundle, "metadata")
+    assert metadata["version"] in metadata["changelog"]
+    named = metadata["required_packages_version"] | {
+        name: metadata[f"{key}_version"] for name, key in (("monai", "monai"), ("torch", "pytorch"), ("numpy", "numpy"))
+    }
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if "==" in line) | {"monai-kd": monai_kd.__version__}
+    assert named == {name: tested.get(name) for name in named}
+
+
+# Network: the zoo's continuous integration calls both tools as here, with their own sizes.
+
+
+def test_network_maps_what_the_metadata_says(bundle):
+    configs = bundle / "configs"
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.json"),
+        bundle_root=str(bundle),
+        device="cpu",
+    )
+
+
+def test_exported_network_answers_as_the_network(bundle, tmp_path):
+    torch.manual_seed(0)
+    configs = bundle / "configs"
+    expected = read(bundle, "metadata")["network_data_format"]
+    shape = [1, expected["inputs"]["image"]["num_channels"], *[32] * len(spatial_shape(bundle))]
+    parser = ConfigParser()
+    parser.read_config(str(configs / "inference.json"))
+    network = parser.get_parsed_content("network_def").eval()
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=str(tmp_path / "model.pt"),
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.json"),
+        bundle_root=str(bundle),
+        use_trace=True,
+        input_shape=shape,
+        converter_kwargs={"check_trace": False},  # the comparison below is the check
+    )
+    embedded = {"metadata.json": "", "inference.json": ""}
+    exported = torch.jit.load(str(tmp_path / "model.ts"), _extra_files=embedded)
+    image = torch.rand(shape)
+    with torch.no_grad():
+        answer = network(image)
+        torch.testing.assert_close(exported(image), answer)
+    assert answer.shape == (1, expected["outputs"]["pred"]["num_channels"], *shape[2:])
+    assert json.loads(embedded["inference.json"]) == read(bundle, "inference")
+    assert json.loads(embedded["metadata.json"])["version"] == read(bundle, "metadata")["version"]
+
+
+# Configurations.
+
+
+def spatial_shape(bundle):
+    return read(bundle, "metadata")["network_data_format"]["inputs"]["image"]["spatial_shape"]
+
+
+def items(bundle, folder):
+    """Two images with labels, of the bundle's kind: a frame or a volume."""
+    for name in ("image", "label"):
+        if len(spatial_shape(bundle)) == 2:
+            paths = [folder / f"{name}_{i}.png" for i in range(2)]
+            for path in paths:
+                Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save(path)
+        else:
+            paths = [folder / f"{name}_{i}.nii.gz" for i in range(2)]
+            for path in paths:
+                nibabel.save(nibabel.Nifti1Image(np.eye(32, dtype=np.int16)[None].repeat(32, 0), np.eye(4)), path)
+        yield name, [str(path) for path in paths]
+
+
+@pytest.mark.parametrize("name", ["train", "inference"])
+def test_properties_are_complete(bundle, name, tmp_path):
+    """Every id that MONAI's tools look for is there and can be made."""
+    paths = dict(items(bundle, tmp_path))
+    listed = [dict(zip(paths, pair)) for pair in zip(*paths.values())]
+    overrides = {"datalist": [{"image": item["image"]} for item in listed]}
+    if name == "train":
+        overrides = {"datalist": dict.fromkeys(("training", "validation", "test"), listed), "teacher#checkpoint": None}
+    flow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / f"{name}.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=name,
+        bundle_root=str(bundle),
+        output_dir=str(tmp_path),
+        device="cpu",
+        num_workers=0,
+        **overrides,
+    )
+    flow.parser["initialize"] = []
+    flow.initialize()
+    assert flow.check_properties() == []
+
+
+def test_no_personal_paths(bundle):
+    personal = re.compile(r"(?<![\w.])/(home|Users|root|tmp|mnt|media|opt|scratch)/|\b[A-Z]:\\\\?\w|~/")
+    for path in files(bundle, ".json", ".md", ".txt", ".conf", ".yml", ".yaml"):
+        assert not (found := personal.search(path.read_text(encoding="utf-8"))), f"{path.name}: {found}"
+    for path in files(bundle, ".json"):
+        for value in strings(json.loads(path.read_text(encoding="utf-8"))):
+            assert not value.startswith("/") or value.startswith("/workspace/data/"), f"{path.name}: {value}"
+
+
+def strings(config):
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, (dict, list)):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from strings(value)
+
+
+# MONAI Label.
+
+
+def test_handlers_are_written_in_place(bundle):
+    """MONAI Label reads ``_target_`` of each handler in the file; a reference has none."""
+    train = read(bundle, "train")
+    for handlers in (train["train"]["handlers"], train["validate"]["handlers"]):
+        assert handlers
+        assert all(isinstance(handler["_target_"], str) for handler in handlers)
+
+
+def test_weights_of_the_student_have_the_shortest_name(bundle):
+    """Of all files in models/ MONAI Label serves the one with the shortest name unless a request names one."""
+    configs = [json.loads(path.read_text(encoding="utf-8")) for path in (bundle / "configs").glob("*.json")]
+    names = {config["checkpoint"] for config in configs if "checkpoint" in config}
+    assert [name for name in names if name != "model.pt" and len(name) <= len("model.pt")] == []
