@@ -265,7 +265,10 @@ def test_train_without_a_teacher_says_so_in_the_log(server, app):
         assert server.request("POST", path, params={"run_sync": "true"}, json=request).status_code == 500
     finally:
         teacher.with_suffix(".away").rename(teacher)
-    assert f"no checkpoint at '{teacher}'" in server.log.read_text()[before:]
+    deadline = time.monotonic() + 20  # the server answers first and logs then
+    while (expected := f"no checkpoint at '{teacher}'") not in server.log.read_text()[before:]:
+        assert time.monotonic() < deadline, f"no '{expected}' in\n{server.log.read_text()[before:]}"
+        time.sleep(0.2)
 
 
 def weights(path):
