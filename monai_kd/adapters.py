@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from monai_kd.losses._resize import concatenate, resize
+from monai_kd._resize import concatenate, resize
 
 __all__ = ["ChannelAdapter", "ProjectionAdapter"]
 

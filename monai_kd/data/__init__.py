@@ -11,7 +11,7 @@ from monai_kd.data.multiscale import MultiScaleDataLoader, scaled_size
 from monai_kd.data.phantoms import make_polyp_frames, polyp_frame
 from monai_kd.data.polyp import polyp_datalist
 from monai_kd.data.regions import ToRegionsd, to_regions
-from monai_kd.data.spacing import Spacingd
+from monai_kd.data.spacing import SafeSpacingd
 from monai_kd.data.unlabelled import FillMissingLabeld
 from monai_kd.data.volume_cache import VolumeCacheDataset
 from monai_kd.data.volume_checks import check_volumes
@@ -23,7 +23,7 @@ __all__ = [
     "DataError",
     "FillMissingLabeld",
     "MultiScaleDataLoader",
-    "Spacingd",
+    "SafeSpacingd",
     "ToRegionsd",
     "VolumeCacheDataset",
     "abdomen_labels",

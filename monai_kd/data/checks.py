@@ -113,7 +113,7 @@ def check_datalist(
         error: item 0: nowhere.jpg: no such file
     """
     report = CheckReport(items=len(items), labelled=sum(item.get(label_key) is not None for item in items))
-    report.errors += _duplicates(items, image_key) + _duplicates(items, label_key)
+    report.errors += duplicates(items, image_key) + duplicates(items, label_key)
     check = partial(_check_item, binary=binary, image_key=image_key, label_key=label_key)
     with _whole_files_only(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = pool.map(check, range(len(items)), items)
@@ -124,7 +124,7 @@ def check_datalist(
     return report
 
 
-def _duplicates(items: Sequence[Mapping[str, Any]], key: str) -> list[Case]:
+def duplicates(items: Sequence[Mapping[str, Any]], key: str) -> list[Case]:
     first: dict[str, int] = {}
     cases = []
     for index, item in enumerate(items):
@@ -152,7 +152,7 @@ def _check_item(
         try:
             sizes[key], lossy, values = _read(path)
         except Exception as error:
-            errors.append(Case(index, str(path), _why(path, error)))
+            errors.append(Case(index, str(path), why_unreadable(path, error)))
             continue
         if key == label_key:
             problem = _not_binary(values, lossy) if binary else None
@@ -180,7 +180,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[tuple[int, int], bool, np.ndarr
         return image.size, image.format in ("JPEG", "MPO"), values
 
 
-def _why(path: object, error: Exception) -> str:
+def why_unreadable(path: object, error: Exception) -> str:
     if not isinstance(path, (str, os.PathLike)):
         return f"expected a path, got {type(path).__name__}"
     if not Path(path).exists():

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from monai.transforms.spatial import dictionary
 
-__all__ = ["Spacingd"]
+__all__ = ["SafeSpacingd"]
 
 
-class Spacingd(dictionary.Spacingd):
+class SafeSpacingd(dictionary.Spacingd):
     """MONAI's ``Spacingd`` for items that hold more than images.
 
     MONAI 1.6 takes every entry whose key starts with ``"<key>_"`` for the meta dictionary of a NIfTI image and updates
@@ -23,7 +23,7 @@ class Spacingd(dictionary.Spacingd):
 
     Example:
         >>> item = {"image": torch.rand(1, 8, 8, 8), "image_path": "case.nii.gz"}
-        >>> {key: getattr(value, "shape", value) for key, value in Spacingd("image", (2, 2, 2))(item).items()}
+        >>> {key: getattr(value, "shape", value) for key, value in SafeSpacingd("image", (2, 2, 2))(item).items()}
         {'image': torch.Size([1, 4, 4, 4]), 'image_path': 'case.nii.gz'}
     """
 

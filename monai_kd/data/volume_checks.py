@@ -19,7 +19,7 @@ import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from tqdm import tqdm
 
-from monai_kd.data.checks import Case, CheckReport, _duplicates, _why
+from monai_kd.data.checks import Case, CheckReport, duplicates, why_unreadable
 
 __all__ = ["check_volumes"]
 
@@ -100,7 +100,7 @@ def check_volumes(
         label_key=label_key,
     )
     report = CheckReport(items=len(items), labelled=sum(item.get(label_key) is not None for item in items))
-    report.errors += _duplicates(items, image_key) + _duplicates(items, label_key)
+    report.errors += duplicates(items, image_key) + duplicates(items, label_key)
     tumour_free = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         results = pool.map(check, range(len(items)), items)
@@ -151,7 +151,7 @@ def _check_item(
         except _Unfit as error:
             found.errors.append(Case(index, str(path), str(error)))
         except Exception as error:
-            found.errors.append(Case(index, str(path), _why(path, error)))
+            found.errors.append(Case(index, str(path), why_unreadable(path, error)))
     if len(places) == 2 and (apart := _elsewhere(*places[image_key], *places[label_key], tolerance)):
         found.errors.append(Case(index, str(item[label_key]), apart))
     return found

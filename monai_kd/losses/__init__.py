@@ -3,7 +3,7 @@
 from monai_kd.losses.attention_supervision import AttentionSupervisionLoss
 from monai_kd.losses.attention_transfer import AttentionTransferLoss
 from monai_kd.losses.channel_wise import ChannelWiseLoss
-from monai_kd.losses.deep_supervision import DeepSupervisionDistillationLoss, DeepSupervisionLoss
+from monai_kd.losses.deep_supervision import DeepSupervisionDistillationLoss, StackedDeepSupervisionLoss
 from monai_kd.losses.dist import DISTLoss
 from monai_kd.losses.dkd import DKDLoss
 from monai_kd.losses.focal_dice import FocalDiceLoss
@@ -24,7 +24,6 @@ __all__ = [
     "DISTLoss",
     "DKDLoss",
     "DeepSupervisionDistillationLoss",
-    "DeepSupervisionLoss",
     "FocalDiceLoss",
     "HintLoss",
     "ImportanceMapLoss",
@@ -32,6 +31,7 @@ __all__ = [
     "RKDLoss",
     "SimilarityPreservingLoss",
     "SoftTargetLoss",
+    "StackedDeepSupervisionLoss",
     "StructureLoss",
     "SymmetricalGuidingLoss",
     "TeacherDiceLoss",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from monai.losses.ds_loss import DeepSupervisionLoss as _MonaiDeepSupervisionLoss
+from monai.losses.ds_loss import DeepSupervisionLoss
 from torch import Tensor, nn
 
 from monai_kd.losses._common import promote
@@ -13,7 +13,7 @@ from monai_kd.losses._common import promote
 _WEIGHT_MODES = ("exp", "two", "same")
 
 
-class DeepSupervisionLoss(_MonaiDeepSupervisionLoss):
+class StackedDeepSupervisionLoss(DeepSupervisionLoss):
     """``monai.losses.DeepSupervisionLoss``, which also takes what DynUNet returns in training, and integer labels.
 
     A list of heads, or one head, is MONAI's own affair. DynUNet's stack of heads, each in full size, is told from a
@@ -26,7 +26,7 @@ class DeepSupervisionLoss(_MonaiDeepSupervisionLoss):
     Example:
         >>> from monai.losses import DiceCELoss
         >>> label = torch.randint(0, 3, (2, 1, 16, 16))
-        >>> loss = DeepSupervisionLoss(DiceCELoss(to_onehot_y=True, softmax=True))
+        >>> loss = StackedDeepSupervisionLoss(DiceCELoss(to_onehot_y=True, softmax=True))
         >>> loss(torch.randn(2, 2, 3, 16, 16), label).shape  # B, heads, C, *spatial
         torch.Size([])
     """
@@ -108,7 +108,7 @@ class DeepSupervisionDistillationLoss(nn.Module):
                 "layer of the teacher that makes logits of that size."
             )
         ours.sort(key=lambda head: head.shape[2:].numel(), reverse=True)
-        weights = _MonaiDeepSupervisionLoss(self.loss, self.weight_mode).get_weights(len(ours))  # type: ignore[arg-type]
+        weights = DeepSupervisionLoss(self.loss, self.weight_mode).get_weights(len(ours))  # type: ignore[arg-type]
         losses = [weight * self.loss(head, by_size[head.shape[2:]].detach()) for weight, head in zip(weights, ours)]
         return torch.stack(losses).sum()
 

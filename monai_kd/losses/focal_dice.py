@@ -17,7 +17,7 @@ class FocalDiceLoss(nn.Module):
     the whole batch smoothed by 1, a mean over the other classes. MONAI's ``DiceFocalLoss`` averages the focal loss over
     classes too, and leaves the background out of both halves or of none.
 
-    For a network with several heads wrap it: ``DeepSupervisionLoss(FocalDiceLoss())``.
+    For a network with several heads wrap it: ``StackedDeepSupervisionLoss(FocalDiceLoss())``.
 
     [0] HLFD, 2023, https://arxiv.org/abs/2311.16700
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from monai_kd._resize import check_joinable, resize, smallest_size
 from monai_kd.losses._common import promote
-from monai_kd.losses._resize import check_joinable, resize, smallest_size
 from monai_kd.losses.attention_transfer import attention_map
 
 # One channel of 128^3 in float32.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from monai_kd._resize import check_joinable, concatenate, resize
 from monai_kd.losses._common import check_temperature, promote
-from monai_kd.losses._resize import check_joinable, concatenate, resize
 from monai_kd.losses.soft_target import soft_target_kl
 
 

@@ -1,8 +1,8 @@
 """HLFD and the rows of its ablation: which layers teach which, for encoder-decoders of any depth.
 
 HLFD, 2023, https://arxiv.org/abs/2311.16700. Its teacher and student have n = 5 encoder levels e1 (shallow) to e5 (the
-bottleneck) and decoder levels d5 to d2. Here the levels of both are counted from their own bottleneck en, so that
-they may differ in depth; three are the least. Each transfer has the paper's weight, however many there are.
+bottleneck) and decoder levels d5 to d2. Here levels are counted from the top and en is each network's own bottleneck,
+so that both may differ in depth; three are the least. Each transfer has the paper's weight, however many there are.
 
 Every function takes the taps of student and teacher (such as ``monai_kd.networks.encoder_decoder_taps(network)``).
 Features of a decoder are compared as predictions, for which each term learns a projection: give the ``Distiller``
@@ -129,8 +129,9 @@ def dkd_terms(
 ) -> list[DistillationTerm]:
     """DKD: like teaches like at every level: logits (``prediction_output``), ``importance_e<k>``, ``prediction_d<k>``.
 
-    Levels that one network alone has are left out. In the released code the student's deepest decoder level is compared
-    with itself; here with the teacher's. Arguments as in :func:`hlfd_terms`.
+    Levels that one network alone has are left out, so bottlenecks of different depth are not compared. In the released
+    code the student's deepest decoder level is compared with itself; here with the teacher's. Arguments as in
+    :func:`hlfd_terms`.
     """
     _check_depth(student, teacher)
     ours, theirs = _decoder_levels(student), _decoder_levels(teacher)

@@ -6,9 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from monai_kd._files import write_whole
 from monai_kd.data.folder import image_datalist
 from monai_kd.errors import user_message
-from monai_kd.report.evaluation import load_evaluations, write_whole
+from monai_kd.report.evaluation import load_evaluations
 from monai_kd.report.overlays import partner, save_overlays
 from monai_kd.report.table import comparison_table
 

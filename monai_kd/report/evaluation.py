@@ -14,7 +14,7 @@ from torch import nn
 from monai_kd._files import write_whole
 from monai_kd.report.cost import Cost, network_cost
 
-__all__ = ["Evaluation", "load_evaluations", "save_evaluation", "write_whole"]
+__all__ = ["Evaluation", "load_evaluations", "save_evaluation"]
 
 _SUFFIX = ".evaluation.json"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.networks.nets import DynUNet
@@ -32,8 +33,6 @@ SMALL = {
 TEACHER_FILTERS = [8, 8, 16]
 AS_TEACHER = {"network_def": "@teacher_def"}
 ABLATIONS = ["attention", "dkd", "hifd", "ifd", "skd", "soft_targets"]
-# Of the committed splits, three cases of each part: training, validation, test.
-PARTS = ("training", "validation", "test")
 
 
 def configs(organ):
@@ -223,20 +222,49 @@ def test_inference_of_a_volume_smaller_than_the_patch(organ, tmp_path):
     assert np.array_equal(values == 1, truth)
 
 
-def test_inference_of_a_dicom_series_and_a_nifti_file_agree(organ, tmp_path):
-    """Real CT of both forms, if there is any: the label map has the grid of its image."""
+class AllAir(torch.nn.Module):
+    """Answers 1 everywhere if it sees nothing but air."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x):
+        air = (x == -1).all().float().expand_as(x) * self.scale
+        return torch.cat([0.5 * torch.ones_like(x), air, torch.zeros_like(x)], dim=1)
+
+
+def test_volumes_smaller_than_the_patch_are_padded_with_air(organ, tmp_path):
+    """0 would be tissue of 50 or 60 HU, which training never shows around a volume."""
+    (tmp_path / "ct").mkdir()
+    ct(tmp_path / "ct", "air.nii.gz", (9, 10, 6), AFFINES["isotropic"], np.s_[:0])
+    inference(organ, tmp_path, AllAir(), patch_size=[32, 32, 32])
+    assert (np.asarray(nibabel.load(tmp_path / "out" / "air_seg.nii.gz").dataobj) == 1).all()
+    for name in ("train.json", "slices.json", "inference.json", "slices_inference.json"):
+        text = (configs(organ) / name).read_text()
+        assert text.count('"cval": "@pad_value"') == text.count("Inferer") - text.count("SimpleInferer"), name
+
+
+@pytest.mark.parametrize("name", ["example_ct_sm.nii.gz", "dicom"])
+def test_inference_on_real_ct_lies_on_the_voxels_of_its_file(organ, tmp_path, name):
+    """What a network answers by intensity alone is the threshold of the file, as another library reads it."""
     if "MONAI_KD_DATA" not in os.environ:
         pytest.skip("set MONAI_KD_DATA to the folder that holds ct_small")
-    root = Path(os.environ["MONAI_KD_DATA"]) / "ct_small"
-    for index, source in enumerate([root / "example_ct_sm.nii.gz", *(p for p in root.iterdir() if p.is_dir())]):
-        flow = inference(
-            organ, tmp_path, plain_student((4, 8, 8)), dataset_dir=str(source), output_dir=str(tmp_path / str(index))
-        )
-        (path,) = (tmp_path / str(index)).iterdir()
-        image = flow.parser.get_parsed_content("dataset")[0]["image"]
-        found = nibabel.load(path)
-        np.testing.assert_allclose(found.affine, image.meta["original_affine"], atol=1e-3)
-        assert found.shape == tuple(image.meta["spatial_shape"])
+    source = Path(os.environ["MONAI_KD_DATA"]) / "ct_small" / name
+    flow = inference(
+        organ, tmp_path, Window(0.0, 0.8), dataset_dir=str(source), spacing=[-1.0, -1.0, -1.0], patch_size=[64, 64, 32]
+    )
+    (path,) = (tmp_path / "out").iterdir()
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(source)) if source.is_dir() else str(source)
+    image, found = sitk.ReadImage(files), sitk.ReadImage(str(path))
+    assert found.GetSize() == image.GetSize()
+    # The label may be stored with axes the other way round; resampling by physical position undoes that.
+    found = sitk.GetArrayFromImage(sitk.Resample(found, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
+    low, width = (flow.parser.get_parsed_content(key) for key in ("hu_min", "hu_max"))
+    window = (sitk.GetArrayFromImage(image) - low) / (width - low) * 2 - 1
+    expected = (window > 0) & (window < 0.8)
+    assert expected.any()
+    assert ((found == 1) == expected).mean() > 0.999  # HU on the edge of the window may fall to either side
 
 
 def test_inference_without_volumes_or_weights_says_so(organ, tmp_path):
@@ -276,16 +304,27 @@ def test_ablations_train_a_student_of_their_own(organ, cases, trained, tmp_path,
     assert terms <= set(flow.parser.get_parsed_content("train#trainer").state.output[0])
 
 
-def test_slices_in_2d(organ, cases, tmp_path):
-    """The paper's networks, narrow, on axial slices of the same volumes."""
+def test_slices_in_2d(organ, cases, trained, tmp_path):
+    """The paper's networks, narrow, on axial slices of the same volumes; the 3D weights stay as they are."""
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "teacher.pt").write_bytes((trained / "models" / "teacher.pt").read_bytes())
     common = settings(organ, cases, tmp_path, batch_size=2)
-    common = {key: value for key, value in common.items() if "filters" not in key and key != "strides"}
-    small = {"patch_size": [32, 32], "spacing": [-1.0, -1.0, -1.0], "teacher_def#channels": [4, 8, 8]}
+    left = ("bundle_root", "ckpt_dir", "output_dir", "network_def#filters", "teacher_def#filters", "strides")
+    common = {key: value for key, value in common.items() if key not in left}
+    common |= {"bundle_root": str(tmp_path), "patch_size": [32, 32], "spacing": [-1.0, -1.0, -1.0]}
+    common["teacher_def#channels"] = [4, 8, 8]
     student = {"network_def#channels": [4, 8, 8, 8]}
-    run(organ, "train.json", "slices.json", "teacher.json", **{**common, **small})
-    run(organ, "train.json", "slices.json", **{**common, **small, **student})
-    run(organ, "train.json", "slices.json", "evaluate.json", **{**common, **small, **student})
-    assert set(load_evaluations(tmp_path / "eval")) == {"distilled"}
+    run(organ, "train.json", "slices.json", "teacher.json", **common)
+    run(organ, "train.json", "slices.json", **common, **student)
+    run(organ, "train.json", "slices.json", "evaluate.json", **common, **student)
+    assert set(load_evaluations(tmp_path / "eval" / "slices")) == {"distilled"}
+    assert [path.name for path in models.glob("*.pt")] == ["teacher.pt"]
+    assert (models / "teacher.pt").read_bytes() == (trained / "models" / "teacher.pt").read_bytes()
+    keys = {"bundle_root": str(tmp_path), "device": "cpu", "patch_size": [32, 32], **student}
+    image = str(next(path for path in Path(cases).rglob("*.nii.gz") if "segmentation" not in path.name))
+    run(organ, "inference.json", "slices_inference.json", kind="infer", **keys, dataset_dir=image)
+    assert list((tmp_path / "eval").glob("*_seg.nii.gz"))
 
 
 def test_training_patches_hold_tumour_and_unlabelled_cases_none(organ, cases, tmp_path):
@@ -302,7 +341,7 @@ def test_training_patches_hold_tumour_and_unlabelled_cases_none(organ, cases, tm
             assert patch["image"].shape == patch["label"].shape == (1, 16, 16, 16)
             assert patch["has_label"] is flag
             assert -1.3 <= patch["image"].min() <= patch["image"].max() <= 1.3
-            assert bool(patch["label"].any()) is flag
+            assert bool((patch["label"] == 2).any()) is flag
 
 
 def test_regions_are_hierarchical(organ, cases, tmp_path):
@@ -347,6 +386,10 @@ def test_demo_settings_fit_training_and_evaluation(organ, tmp_path, monkeypatch)
     run(organ, "train.json", "demo.json", "teacher.json", **short, **ids)
     run(organ, "train.json", "demo.json", **short, **ids)
     run(organ, "train.json", "demo.json", "evaluate.json", **short, **ids)
+    image = next(path for path in Path("demo_output").rglob("*.nii.gz") if "segmentation" not in path.name)
+    keys = {"bundle_root": short["bundle_root"], "device": "cpu", "dataset_dir": str(image), "output_dir": "masks"}
+    run(organ, "inference.json", "demo.json", kind="infer", **keys)
+    assert list(Path("masks").glob("*_seg.nii.gz"))
     (found,) = (tmp_path / "demo_output").rglob("distilled.evaluation.json")
     assert found.is_file()
 
@@ -363,7 +406,7 @@ def test_two_processes_train_as_one(organ, cases, tmp_path):
         ],
         # Soft Dice over the batch is no mean over its items, so it differs between one process and two.
         "loss_function": {
-            "_target_": "monai_kd.losses.DeepSupervisionLoss",
+            "_target_": "monai_kd.losses.StackedDeepSupervisionLoss",
             "loss": {"_target_": "DiceCELoss", "to_onehot_y": True, "softmax": True},
         },
         "optimizer#_target_": "torch.optim.SGD",
@@ -414,13 +457,39 @@ def test_inference_names_monai_only(organ):
     chain = json.dumps(
         [parser[key] for key in ("network_def", "load_transforms", "intensity_transforms", "inferer", "postprocessing")]
     )
-    ours = {"data.Spacingd", "data.volume_datalist", "errors.readable_errors", "checkpoints.load_weights"}
+    ours = {"data.SafeSpacingd", "data.volume_datalist", "errors.readable_errors", "checkpoints.load_weights"}
     assert set(targets) == {f"monai_kd.{name}" for name in ours}
-    assert [name for name in chain.split('"') if name.startswith("monai_kd.")] == ["monai_kd.data.Spacingd"]
+    assert [name for name in chain.split('"') if name.startswith("monai_kd.")] == ["monai_kd.data.SafeSpacingd"]
     assert "imports" not in parser.config
 
 
-def test_deep_supervision_trains_every_head(organ, cases, trained):
-    student, start = weights(trained / "models" / "baseline.pt"), plain_student().state_dict()
-    assert [name for name in student if name.startswith("deep_supervision_heads")]
-    assert student.keys() == start.keys()
+def test_deep_supervision_trains_every_head(organ, cases, tmp_path):
+    flow = workflow(organ, "train.json", "baseline.json", **settings(organ, cases, tmp_path))
+    flow.initialize()
+    network = flow.parser.get_parsed_content("network")
+    heads = {name: value.clone() for name, value in network.state_dict().items() if "deep_supervision_heads" in name}
+    flow.run()
+    assert heads
+    for name, value in heads.items():
+        assert not torch.equal(network.state_dict()[name], value), name
+
+
+def test_cysts_of_kits23_are_a_class_of_their_own(tmp_path):
+    """With the keys that the README gives."""
+    ids = json.loads((Path(monai_kd.__file__).parent / "data" / "splits" / "kits23.json").read_text())
+    ids = ids["training"][:2] + ids["validation"][:1] + ids["test"][:1]
+    size = {"size": (40, 40, 32), "spacing": (8.0, 8.0, 8.0)}
+    root = make_ct_cases(tmp_path / "data", count=4, organ="kidney", ids=ids, **size)
+    for path in Path(root).rglob("segmentation*"):
+        label = nibabel.load(path)
+        values = np.asarray(label.dataobj).astype(np.uint8)
+        values[tuple(np.argwhere(values == 1)[0])] = 3
+        nibabel.save(nibabel.Nifti1Image(values, label.affine), path)
+    regions = {"kidney": [1, 2, 3], "tumour": [2]}
+    common = settings("kidney", root, tmp_path, edition="kits23", label_values=[0, 1, 2, 3], regions=regions)
+    run("kidney", "train.json", "baseline.json", **common)
+    run("kidney", "train.json", "baseline.json", "evaluate.json", **common)
+    more = {"num_classes": 4, "checkpoint": "baseline.pt", "dataset_dir": str(next(Path(root).rglob("imaging*")))}
+    keys = ("bundle_root", "ckpt_dir", "output_dir", "device", *SMALL)
+    run("kidney", "inference.json", kind="infer", **{**{key: common[key] for key in keys}, **more})
+    assert (tmp_path / "eval" / "imaging_seg.nii.gz").is_file()

@@ -6,7 +6,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
 from monai.transforms import Spacingd as MonaiSpacingd
 
-from monai_kd.data import Spacingd
+from monai_kd.data import SafeSpacingd
 
 PIXDIM, MODE = (2.0, 1.5, 3.0), ("bilinear", "nearest")
 
@@ -28,7 +28,7 @@ def item():
 
 def test_gives_what_monai_gives(item):
     expected = MonaiSpacingd(("image", "label"), PIXDIM, mode=MODE)(item)
-    resampled = Spacingd(("image", "label"), PIXDIM, mode=MODE)(item)
+    resampled = SafeSpacingd(("image", "label"), PIXDIM, mode=MODE)(item)
     assert list(resampled) == list(expected)
     for key in ("image", "label"):
         assert resampled[key].shape != item[key].shape
@@ -40,11 +40,11 @@ def test_gives_what_monai_gives(item):
 def test_entries_named_after_the_image_pass_unchanged(item):
     scores = torch.rand(3)
     item = {"image_path": "/in/case.nii.gz", **item, "image_scores": scores, "label_names": ["a"], "other": 1}
-    resampled = Spacingd(("image", "label"), PIXDIM, mode=MODE)(item)
+    resampled = SafeSpacingd(("image", "label"), PIXDIM, mode=MODE)(item)
     assert list(resampled) == list(item)
     assert (resampled["image_path"], resampled["label_names"], resampled["other"]) == ("/in/case.nii.gz", ["a"], 1)
     assert resampled["image_scores"] is scores
-    expected = Spacingd("image", PIXDIM)({"image": item["image"]})["image"]
+    expected = SafeSpacingd("image", PIXDIM)({"image": item["image"]})["image"]
     assert torch.equal(resampled["image"].as_tensor(), expected.as_tensor())
 
 
@@ -52,7 +52,7 @@ def test_meta_dictionaries_are_monais_business(item):
     def meta(transform):
         return transform("image", PIXDIM)({"image": item["image"], "image_meta_dict": {"key": 1}})["image_meta_dict"]
 
-    assert meta(Spacingd).keys() == meta(MonaiSpacingd).keys()
+    assert meta(SafeSpacingd).keys() == meta(MonaiSpacingd).keys()
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -61,7 +61,7 @@ def test_inverts(tmp_path, lazy):
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     path = tmp_path / "case.nii.gz"
     nibabel.save(nibabel.Nifti1Image(volume()[0].numpy(), affine), path)
-    before = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), Spacingd("image", PIXDIM)], lazy=lazy)
+    before = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), SafeSpacingd("image", PIXDIM)], lazy=lazy)
     item = before({"image": str(path), "image_path": str(path)})
     assert item["image"].shape == (1, 6, 7, 6)
     item["pred"] = MetaTensor(item["image"].as_tensor().clone())
@@ -76,4 +76,4 @@ def test_inverts(tmp_path, lazy):
 
 def test_keys_that_look_like_meta_data_are_refused():
     with pytest.raises(ValueError, match=r"\['image_2'\] look like meta data"):
-        Spacingd(("image", "image_2"), PIXDIM)
+        SafeSpacingd(("image", "image_2"), PIXDIM)

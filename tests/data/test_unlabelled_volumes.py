@@ -16,7 +16,7 @@ from monai.transforms import (
     SpatialPadd,
 )
 
-from monai_kd.data import FillMissingLabeld, Spacingd, ToRegionsd, VolumeCacheDataset, kits_datalist
+from monai_kd.data import FillMissingLabeld, SafeSpacingd, ToRegionsd, VolumeCacheDataset, kits_datalist
 
 KEYS = ("image", "label")
 AFFINE = np.diag([-0.8, 0.8, 3.0, 1.0])
@@ -49,7 +49,7 @@ def preparation():
         EnsureChannelFirstd(KEYS, allow_missing_keys=True),
         FillMissingLabeld(),
         Orientationd(KEYS, "RAS", labels=None),
-        Spacingd(KEYS, (1.6, 1.6, 1.6), mode=("bilinear", "nearest")),
+        SafeSpacingd(KEYS, (1.6, 1.6, 1.6), mode=("bilinear", "nearest")),
         CropForegroundd(KEYS, "image", above_air),
         SpatialPadd(KEYS, (16, 16, 16)),
     ]

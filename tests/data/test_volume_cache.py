@@ -23,7 +23,7 @@ from monai.transforms import (
     Transform,
 )
 
-from monai_kd.data import FillMissingLabeld, Spacingd, VolumeCacheDataset
+from monai_kd.data import FillMissingLabeld, SafeSpacingd, VolumeCacheDataset
 
 KEYS = ("image", "label")
 AFFINE = np.array([[-1.5, 0, 0, 20], [0, 1.0, 0, -5], [0, 0.2, 2.0, 7], [0, 0, 0, 1]])
@@ -64,7 +64,7 @@ def preparation(pixdim=(1.0, 1.0, 1.0)):
         EnsureChannelFirstd(KEYS, allow_missing_keys=True),
         FillMissingLabeld(),
         Orientationd(KEYS, "RAS", labels=None),
-        Spacingd(KEYS, pixdim, mode=("bilinear", "nearest")),
+        SafeSpacingd(KEYS, pixdim, mode=("bilinear", "nearest")),
         CropForegroundd(KEYS, "image", functools.partial(operator.lt, 100.0)),
         SpatialPadd(KEYS, (20, 20, 20)),
     ]

@@ -5,14 +5,13 @@ import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.engines import SupervisedTrainer
-from monai.losses import DeepSupervisionLoss as MonaiDeepSupervisionLoss
-from monai.losses import DiceCELoss
+from monai.losses import DeepSupervisionLoss, DiceCELoss
 from monai.networks.nets import BasicUNetPlusPlus, DynUNet
 
 from monai_kd.distiller import DistillationTerm, Distiller
 from monai_kd.handlers import DistillationHandler, log_terms
 from monai_kd.losses import SoftTargetLoss
-from monai_kd.losses.deep_supervision import DeepSupervisionDistillationLoss, DeepSupervisionLoss
+from monai_kd.losses.deep_supervision import DeepSupervisionDistillationLoss, StackedDeepSupervisionLoss
 from monai_kd.networks import encoder_decoder_taps
 from monai_kd.teachers import FrozenTeacher
 from monai_kd.testing import assert_unchanged
@@ -43,7 +42,7 @@ def dice_ce():
 def test_the_stack_of_dynunet_is_its_list(dims, wrap):
     items = [F.interpolate(head, [16] * dims) for head in heads(dims)]
     label = wrap(label_of(dims))
-    actual = DeepSupervisionLoss(dice_ce())(wrap(torch.stack(items, dim=1)), label)
+    actual = StackedDeepSupervisionLoss(dice_ce())(wrap(torch.stack(items, dim=1)), label)
     parts = [dice_ce()(item, label) for item in items]
     torch.testing.assert_close(float(actual), float(parts[0] + parts[1] / 2 + parts[2] / 4))
 
@@ -51,7 +50,7 @@ def test_the_stack_of_dynunet_is_its_list(dims, wrap):
 @both_dims
 @pytest.mark.parametrize("mode", ["exp", "two", "same"])
 def test_lists_and_single_heads_are_monais(dims, mode):
-    ours, theirs = (kind(dice_ce(), weight_mode=mode) for kind in (DeepSupervisionLoss, MonaiDeepSupervisionLoss))
+    ours, theirs = (kind(dice_ce(), weight_mode=mode) for kind in (StackedDeepSupervisionLoss, DeepSupervisionLoss))
     label = label_of(dims)
     assert torch.equal(ours(heads(dims), label), theirs(heads(dims), label))
     assert torch.equal(ours(heads(dims)[0], label), theirs(heads(dims)[0], label))
@@ -59,7 +58,7 @@ def test_lists_and_single_heads_are_monais(dims, mode):
 
 @pytest.mark.parametrize("dtype", [torch.long, torch.uint8, torch.int32])
 def test_integer_labels_give_the_same(dtype):
-    loss = DeepSupervisionLoss(dice_ce())
+    loss = StackedDeepSupervisionLoss(dice_ce())
     torch.testing.assert_close(loss(heads(3), label_of(3, dtype)), loss(heads(3), label_of(3)))
 
 
@@ -175,7 +174,7 @@ def test_reaches_the_update_of_every_head(dims):
         [batch],
         student,
         torch.optim.SGD(student.parameters(), lr=0.1),
-        DeepSupervisionLoss(dice_ce()),
+        StackedDeepSupervisionLoss(dice_ce()),
         train_handlers=[DistillationHandler(distiller, task_weight=0.0)],
     )
     trainer.run()

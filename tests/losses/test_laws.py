@@ -159,7 +159,7 @@ def test_every_loss_is_held_to_the_laws():
     stated_elsewhere = {
         "AttentionSupervisionLoss",
         "DeepSupervisionDistillationLoss",
-        "DeepSupervisionLoss",
+        "StackedDeepSupervisionLoss",
         "FocalDiceLoss",
         "StructureLoss",
         "SymmetricalGuidingLoss",

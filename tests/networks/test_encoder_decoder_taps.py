@@ -23,7 +23,7 @@ from torch import nn
 
 from monai_kd.distiller import DistillationTerm, Distiller
 from monai_kd.handlers import DistillationHandler, log_terms
-from monai_kd.losses.deep_supervision import DeepSupervisionLoss
+from monai_kd.losses.deep_supervision import StackedDeepSupervisionLoss
 from monai_kd.methods import hlfd_terms
 from monai_kd.networks import (
     EncoderDecoderTaps,
@@ -171,7 +171,7 @@ def resized(student, teacher):
 
 
 def task_loss(prediction, label):
-    return DeepSupervisionLoss(DiceCELoss(to_onehot_y=True, softmax=True))(prediction, label)
+    return StackedDeepSupervisionLoss(DiceCELoss(to_onehot_y=True, softmax=True))(prediction, label)
 
 
 def terms_between(student, teacher):
