@@ -73,11 +73,11 @@ def hlfd_terms(
         ValueError: fewer than three encoder or two decoder levels.
 
     Example:
-        >>> from monai.networks.nets import BasicUNet
+        >>> from monai.networks.nets import SegResNet
         >>> from monai_kd.networks import encoder_decoder_taps
-        >>> taps = encoder_decoder_taps(BasicUNet(3, 1, 3, features=(4, 4, 4, 4, 4, 4)))
-        >>> [term.name for term in hlfd_terms(taps, taps)][:4]
-        ['importance_unified', 'importance_e2', 'importance_e3', 'importance_e4']
+        >>> taps = encoder_decoder_taps(SegResNet(3, init_filters=8))
+        >>> [term.name for term in hlfd_terms(taps, taps)][:3]
+        ['importance_unified', 'importance_e2', 'importance_e3']
     """
     _check_depth(student, teacher)
     features = [_importance("unified", student.encoder[0], teacher.encoder[1:-1], p, feature_weight * unified)]
