@@ -343,7 +343,12 @@ def test_networks_of_monai():
     teacher = BasicUNet(3, 1, 3, features=(2, 2, 2, 2, 2, 2))
     for terms_of in (hlfd_terms, ifd_terms):
         terms = terms_of(encoder_decoder_taps(student), encoder_decoder_taps(teacher))
-        Distiller(student, FrozenTeacher(teacher), terms, input_shape=(2, 1, 32, 32, 32))
+        distiller = Distiller(student, FrozenTeacher(teacher), terms, input_shape=(2, 1, 32, 32, 32))
+        batch = {"image": torch.rand(2, 1, 32, 32, 32)}
+        with FeatureTaps(student, distiller.student_taps) as taps:
+            losses = distiller({"output": student(batch["image"]), **taps.outputs()}, batch)
+        assert list(losses) == [term.name for term in terms]
+        assert all(0 < value < float("inf") for value in losses.values())
 
 
 def test_one_channel_of_logits_is_refused_by_name():
