@@ -297,8 +297,10 @@ class Distiller(nn.Module):
 
     def _dry_answer(self, name: str, taps: list[str], batch: Mapping[str, Tensor], device: torch.device) -> Any:
         key = self._input_key(name)
+        teacher = self.teachers[name].to(device)
         try:
-            return self.teachers[name].to(device)(batch, taps)
+            with dry_run(teacher, training=True):  # a mean teacher gathers batch statistics
+                return teacher(batch, taps)
         except RuntimeError as error:
             raise ValueError(
                 f"the teacher '{name}' cannot take '{key}' of shape {tuple(batch[key].shape)}: {error} "

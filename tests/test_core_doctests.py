@@ -12,7 +12,7 @@ import monai_kd
 import monai_kd.handlers
 
 WITHOUT_EXAMPLES = {"errors", "checkpoints", "labelled"}
-CORE = ["adapters", "checkpoints", "distiller", "errors", "labelled", "schedules", "taps", "teachers"]
+CORE = ["adapters", "checkpoints", "distiller", "errors", "labelled", "schedules", "taps", "teachers.ema", "teachers.frozen"]
 MODULES = CORE + [f"handlers.{module.name}" for module in pkgutil.iter_modules(monai_kd.handlers.__path__)]
 
 

@@ -1,44 +1,19 @@
-"""Where a distillation term's targets come from."""
+"""A trained network that only answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from monai_kd.checkpoints import load_weights
 from monai_kd.taps import FeatureTaps, check_tap_names
+from monai_kd.teachers.protocol import OUTPUT
 
-__all__ = ["OUTPUT", "FrozenTeacher", "Teacher"]
-
-OUTPUT = "output"
-"""Tap name of a network's own output."""
-
-
-@runtime_checkable
-class Teacher(Protocol):
-    """What every teacher offers: frozen, moving average, or served by an exported runtime.
-
-    A teacher is an ``nn.Module`` whose ``parameters()`` are empty (nothing of it is trained) and whose ``state_dict``
-    holds only what a resumed run could not find elsewhere (nothing for a frozen network, the weights of a moving
-    average).
-    """
-
-    def __call__(self, batch: Mapping[str, Tensor], taps: Sequence[str]) -> dict[str, Any]:
-        """Outputs of the tapped layers for the images of ``batch``, without gradients."""
-        ...
-
-    def check(self, taps: Sequence[str], name: str) -> None:
-        """Raise ``ValueError`` when a tap does not exist; ``name`` is what the user calls this teacher."""
-        ...
-
-    @property
-    def input_key(self) -> str:
-        """The batch key of this teacher's images."""
-        ...
+__all__ = ["FrozenTeacher"]
 
 
 class FrozenTeacher(nn.Module):

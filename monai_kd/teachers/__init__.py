@@ -1,0 +1,7 @@
+"""Where a distillation term's targets come from."""
+
+from monai_kd.teachers.ema import EMATeacher
+from monai_kd.teachers.frozen import FrozenTeacher
+from monai_kd.teachers.protocol import OUTPUT, Teacher
+
+__all__ = ["OUTPUT", "EMATeacher", "FrozenTeacher", "Teacher"]
