@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-__all__ = ["Schedule", "linear", "sigmoid_ramp_up", "starts_at", "weight_at"]
+__all__ = ["Schedule", "linear", "sigmoid_ramp_up", "silent_before", "starts_at", "weight_at"]
 
 Schedule = Callable[[int], float]
 
@@ -45,7 +45,22 @@ def starts_at(epoch: int, weight: float | Schedule = 1.0) -> Schedule:
     """
     if epoch < 1:
         raise ValueError(f"epochs are counted from 1, got a start at {epoch}.")
+    weight_at(weight, 1)
     return partial(_starts_at, start=epoch, weight=weight)
+
+
+def silent_before(epoch: int, weight: float | Schedule = 1.0) -> Schedule:
+    """0 before ``epoch``, then what ``weight`` is by then: a schedule goes on silently, it does not begin anew.
+
+    Example:
+        >>> schedule = silent_before(3, linear(0.0, 1.0, length=4))
+        >>> [schedule(epoch) for epoch in (1, 2, 3, 4)]
+        [0.0, 0.0, 0.5, 0.75]
+    """
+    if epoch < 1:
+        raise ValueError(f"epochs are counted from 1, got {epoch}.")
+    weight_at(weight, epoch)
+    return partial(_silent_before, start=epoch, weight=weight)
 
 
 def weight_at(weight: float | Schedule, epoch: int) -> float:
@@ -68,6 +83,10 @@ def _linear(epoch: int, start: float, stop: float, length: int) -> float:
 
 def _starts_at(epoch: int, start: int, weight: float | Schedule) -> float:
     return 0.0 if epoch < start else weight_at(weight, epoch - start + 1)
+
+
+def _silent_before(epoch: int, start: int, weight: float | Schedule) -> float:
+    return 0.0 if epoch < start else weight_at(weight, epoch)
 
 
 def _check_length(length: int) -> None:

@@ -2,7 +2,11 @@
 
 from monai_kd.losses.attention_supervision import AttentionSupervisionLoss
 from monai_kd.losses.attention_transfer import AttentionTransferLoss
+from monai_kd.losses.categorical_relation import CategoricalRelationLoss
 from monai_kd.losses.channel_wise import ChannelWiseLoss
+from monai_kd.losses.class_contrastive import ClassContrastiveLoss
+from monai_kd.losses.contrast_memory import ContrastMemory
+from monai_kd.losses.crd import CRDLoss
 from monai_kd.losses.deep_supervision import DeepSupervisionDistillationLoss, StackedDeepSupervisionLoss
 from monai_kd.losses.dist import DISTLoss
 from monai_kd.losses.dkd import DKDLoss
@@ -20,7 +24,11 @@ from monai_kd.losses.teacher_dice import TeacherDiceLoss
 __all__ = [
     "AttentionSupervisionLoss",
     "AttentionTransferLoss",
+    "CRDLoss",
+    "CategoricalRelationLoss",
     "ChannelWiseLoss",
+    "ClassContrastiveLoss",
+    "ContrastMemory",
     "DISTLoss",
     "DKDLoss",
     "DeepSupervisionDistillationLoss",
