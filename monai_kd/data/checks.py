@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,19 +28,19 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Case:
-    """One thing wrong with one item: its index in the data list, the file, the problem."""
+    """One thing wrong with one item: its index in the data list, the file, the problem; -1 for the list as a whole."""
 
     index: int
     path: str
     problem: str
 
     def __str__(self) -> str:
-        return f"item {self.index}: {self.path}: {self.problem}"
+        return f"item {self.index}: {self.path}: {self.problem}" if self.index >= 0 else self.problem
 
 
 @dataclass
 class CheckReport:
-    """What :func:`check_datalist` found; ``str()`` has one line a case.
+    """What a check of a data list found; ``str()`` has one line a case.
 
     Args:
         items: how many items were checked.
@@ -112,9 +112,21 @@ def check_datalist(
         1 items checked, 0 with a label: 1 errors, 0 warnings
         error: item 0: nowhere.jpg: no such file
     """
-    report = CheckReport(items=len(items), labelled=sum(item.get(label_key) is not None for item in items))
-    report.errors += duplicates(items, image_key) + duplicates(items, label_key)
     check = partial(_check_item, binary=binary, image_key=image_key, label_key=label_key)
+    return check_each(items, check, file_keys=(image_key, label_key), label_key=label_key, progress=progress)
+
+
+def check_each(
+    items: Sequence[Mapping[str, Any]],
+    check: Callable[[int, Mapping[str, Any]], tuple[list[Case], list[Case]]],
+    file_keys: Sequence[str],
+    label_key: str,
+    progress: bool,
+) -> CheckReport:
+    """The report of ``check(index, item) -> errors, warnings`` for every item, and of files listed twice."""
+    report = CheckReport(items=len(items), labelled=sum(item.get(label_key) is not None for item in items))
+    for key in file_keys:
+        report.errors += duplicates(items, key)
     with _whole_files_only(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = pool.map(check, range(len(items)), items)
         for errors, warnings in tqdm(results, total=len(items), desc="checking", disable=not progress):
@@ -150,7 +162,7 @@ def _check_item(
         if path is None:
             continue
         try:
-            sizes[key], lossy, values = _read(path)
+            sizes[key], lossy, values = read_pixels(path)
         except Exception as error:
             errors.append(Case(index, str(path), why_unreadable(path, error)))
             continue
@@ -169,7 +181,7 @@ def _check_item(
     return errors, warnings
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[tuple[int, int], bool, np.ndarray]:
+def read_pixels(path: str | os.PathLike[str]) -> tuple[tuple[int, int], bool, np.ndarray]:
     """Size (width, height), whether the compression is lossy, and the pixels, fully decoded."""
     with Image.open(path) as image:
         if image.mode.startswith(("I", "F")):
