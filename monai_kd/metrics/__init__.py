@@ -1,6 +1,16 @@
 """Metrics that MONAI and ignite lack, as ignite metrics."""
 
+from monai_kd.metrics.classification import ClassificationMetrics, classification_scores
 from monai_kd.metrics.polyp import POLYP_SCORES, PolypMetrics, polyp_scores
 from monai_kd.metrics.regions import ORGAN_AND_TUMOUR, RegionMetrics, region_scores
 
-__all__ = ["ORGAN_AND_TUMOUR", "POLYP_SCORES", "PolypMetrics", "RegionMetrics", "polyp_scores", "region_scores"]
+__all__ = [
+    "ORGAN_AND_TUMOUR",
+    "POLYP_SCORES",
+    "ClassificationMetrics",
+    "PolypMetrics",
+    "RegionMetrics",
+    "classification_scores",
+    "polyp_scores",
+    "region_scores",
+]
