@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import logging
 import pkgutil
 
 import pytest
@@ -12,12 +13,23 @@ import monai_kd
 import monai_kd.handlers
 
 WITHOUT_EXAMPLES = {"errors", "checkpoints", "labelled"}
-CORE = ["adapters", "checkpoints", "distiller", "errors", "labelled", "schedules", "taps", "teachers.ema", "teachers.frozen"]
+CORE = [
+    "adapters",
+    "checkpoints",
+    "distiller",
+    "errors",
+    "labelled",
+    "schedules",
+    "taps",
+    "teachers.ema",
+    "teachers.frozen",
+]
 MODULES = CORE + [f"handlers.{module.name}" for module in pkgutil.iter_modules(monai_kd.handlers.__path__)]
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_run(name):
+def test_examples_run(name, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("monai_kd.DistillationHandler"), "disabled", True)  # its lines have the time
     torch.manual_seed(0)
     module = importlib.import_module(f"monai_kd.{name}")
     result = doctest.testmod(module, extraglobs={"torch": torch, "nn": nn})

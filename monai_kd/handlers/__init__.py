@@ -1,8 +1,24 @@
 """Ignite handlers that make a MONAI engine distil."""
 
 from monai_kd.handlers.distillation import DistillationHandler, NonFiniteTermError
+from monai_kd.handlers.ema_update import EMAUpdateHandler
+from monai_kd.handlers.epoch_seed import EpochSeedHandler
 from monai_kd.handlers.gradient_clipping import clip_gradient_values
 from monai_kd.handlers.labelled_items import LabelledItemsHandler
 from monai_kd.handlers.log_terms import log_terms
+from monai_kd.handlers.predictions import SavePredictions
+from monai_kd.handlers.resume import ResumeCheckpoint
+from monai_kd.handlers.saliency import SaliencyMaps
 
-__all__ = ["DistillationHandler", "LabelledItemsHandler", "NonFiniteTermError", "clip_gradient_values", "log_terms"]
+__all__ = [
+    "DistillationHandler",
+    "EMAUpdateHandler",
+    "EpochSeedHandler",
+    "LabelledItemsHandler",
+    "NonFiniteTermError",
+    "ResumeCheckpoint",
+    "SaliencyMaps",
+    "SavePredictions",
+    "clip_gradient_values",
+    "log_terms",
+]

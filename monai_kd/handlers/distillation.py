@@ -37,8 +37,9 @@ class DistillationHandler:
     Args:
         distiller: a ``Distiller``, or one wrapped in ``DistributedDataParallel``.
         task_weight: factor of the trainer's own loss.
-        unlabelled_loader: a second loader whose images count in the distillation terms only, one batch a step, without
-            end. Terms are then averaged over the images of both batches.
+        unlabelled_loader: a second loader whose images count in the distillation terms only, one batch a step. Each
+            epoch begins it anew, so let it shuffle; where it ends it begins again. Terms are then averaged over the
+            images of both batches.
         name: logger of the scale lines; the engine's own if ``None``.
 
     Raises:
@@ -93,6 +94,7 @@ class DistillationHandler:
                 "pass."
             ) from None
         engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_unlabelled)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._record)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._check_finite)
         engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._stop)
@@ -130,7 +132,11 @@ class DistillationHandler:
         if self._taps is not None:  # of a run that an error ended
             self._taps.close()
         self._taps = FeatureTaps(engine.network, self.distiller.student_taps)  # type: ignore[attr-defined]
-        self._unlabelled = _endless(self.unlabelled_loader) if self.unlabelled_loader is not None else None
+
+    def _begin_unlabelled(self, engine: Engine) -> None:
+        """Each epoch draws from the start, so that a resumed run draws what an uninterrupted one does."""
+        if self.unlabelled_loader is not None:
+            self._unlabelled = _endless(self.unlabelled_loader, engine.state.epoch)
 
     def _record(self, engine: Engine) -> None:
         """Hooks live from the batch to its loss, so that validation and copies of the network never meet them."""
@@ -264,10 +270,9 @@ def _check_optimised(engine: Engine, distiller: Distiller) -> None:
         )
 
 
-def _endless(loader: Iterable[Any]) -> Iterator[Any]:
-    epoch = 0
+def _endless(loader: Iterable[Any], epoch: int) -> Iterator[Any]:
+    sampler = getattr(loader, "sampler", None)
     while True:
-        sampler = getattr(loader, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)  # type: ignore[union-attr]
         count = 0

@@ -36,8 +36,8 @@ def crckd_terms(
 ) -> list[DistillationTerm]:
     """The terms of CRCKD; one whose weight is 0 is left out, as the paper's ablation has it.
 
-    * ``consistency``: the teacher's class probabilities for another view of the image, temperature 1. Its weight follows
-      a ramp from the first epoch on, and is 0 before ``first_epoch``.
+    * ``consistency``: the teacher's class probabilities for another view of the image, temperature 1. Its weight
+      follows a ramp that begins with the training, and is 0 before ``first_epoch``.
     * ``class_contrast`` (CCD): embeddings of a class are drawn together. Reads "label" and "index" of the batch.
     * ``categorical_relation`` (CRP): relations to the class centroids, from ``first_epoch`` on.
 

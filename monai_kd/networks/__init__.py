@@ -1,5 +1,6 @@
 """Teachers and students of the methods, where MONAI has none; the taps of all."""
 
+from monai_kd.networks.densenet_weights import load_densenet_weights
 from monai_kd.networks.encoder_decoder_taps import EncoderDecoderTaps, encoder_decoder_taps
 from monai_kd.networks.nested_unet import NestedUNet
 from monai_kd.networks.polyp_pvt import PolypPVT
@@ -17,5 +18,6 @@ __all__ = [
     "UNet2d",
     "encoder_decoder_taps",
     "load_backbone",
+    "load_densenet_weights",
     "pvt_v2",
 ]

@@ -544,7 +544,7 @@ def test_batches_of_different_sizes_are_averaged_over_images():
     torch.testing.assert_close(weights(apart), weights(together))
 
 
-def test_a_shuffled_unlabelled_loader_starts_again_and_shows_every_image():
+def test_a_shuffled_unlabelled_loader_begins_with_each_epoch_and_again_where_it_ends():
     seen = []
 
     class Seen(Dataset):
@@ -555,8 +555,8 @@ def test_a_shuffled_unlabelled_loader_starts_again_and_shows_every_image():
     loader = DataLoader(Seen([{"image": item["image"]} for item in items(3)]), batch_size=1, shuffle=True)
     train(plain(), batches(4), plain(), [soft()], unlabelled_loader=loader, epochs=3)
     assert len(seen) == 12
-    assert all(sorted(seen[i : i + 3]) == [0, 1, 2] for i in range(0, 12, 3))
-    assert len({tuple(seen[i : i + 3]) for i in range(0, 12, 3)}) > 1  # shuffled anew
+    assert all(sorted(seen[i : i + 3]) == [0, 1, 2] for i in range(0, 12, 4))
+    assert len({tuple(seen[i : i + 3]) for i in range(0, 12, 4)}) > 1  # shuffled anew
 
 
 def test_the_sampler_of_the_unlabelled_loader_learns_its_epoch():
@@ -567,8 +567,8 @@ def test_the_sampler_of_the_unlabelled_loader_learns_its_epoch():
             self.epochs.append(epoch)
 
     data = Dataset([{"image": item["image"]} for item in items(2)])
-    train(plain(), batches(5), plain(), [soft()], unlabelled_loader=DataLoader(data, sampler=Sampler(data)))
-    assert Sampler.epochs == [0, 1, 2]
+    train(plain(), batches(5), plain(), [soft()], unlabelled_loader=DataLoader(data, sampler=Sampler(data)), epochs=2)
+    assert Sampler.epochs == [1, 2, 3, 2, 3, 4]
 
 
 def test_an_empty_unlabelled_loader_is_refused():
