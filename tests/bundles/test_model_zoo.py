@@ -143,7 +143,8 @@ def test_exported_network_answers_as_the_network(bundle, tmp_path):
     with torch.no_grad():
         answer = network(image)
         torch.testing.assert_close(exported(image), answer)
-    assert answer.shape == (1, expected["outputs"]["pred"]["num_channels"], *shape[2:])
+    positions = [] if classifies(bundle) else shape[2:]
+    assert answer.shape == (1, expected["outputs"]["pred"]["num_channels"], *positions)
     assert json.loads(embedded["inference.json"]) == read(bundle, "inference")
     assert json.loads(embedded["metadata.json"])["version"] == read(bundle, "metadata")["version"]
 
@@ -155,8 +156,20 @@ def spatial_shape(bundle):
     return read(bundle, "metadata")["network_data_format"]["inputs"]["image"]["spatial_shape"]
 
 
+def classifies(bundle):
+    return read(bundle, "metadata")["network_data_format"]["outputs"]["pred"]["format"] == "classes"
+
+
 def items(bundle, folder):
-    """Two images with labels, of the bundle's kind: a frame or a volume."""
+    """Images with labels of the bundle's kind: two frames or volumes, or one image of each class."""
+    if classifies(bundle):
+        classes = range(read(bundle, "metadata")["network_data_format"]["outputs"]["pred"]["num_channels"])
+        for i in classes:
+            Image.fromarray(np.full((32, 32), i, dtype=np.uint8)).save(folder / f"{i}.png")
+        yield "image", [str(folder / f"{i}.png") for i in classes]
+        yield "label", list(classes)
+        yield "index", list(classes)
+        return
     for name in ("image", "label"):
         if len(spatial_shape(bundle)) == 2:
             paths = [folder / f"{name}_{i}.png" for i in range(2)]
@@ -176,7 +189,9 @@ def test_properties_are_complete(bundle, name, tmp_path):
     listed = [dict(zip(paths, pair)) for pair in zip(*paths.values())]
     overrides = {"datalist": [{"image": item["image"]} for item in listed]}
     if name == "train":
-        overrides = {"datalist": dict.fromkeys(("training", "validation", "test"), listed), "teacher#checkpoint": None}
+        overrides = {"datalist": dict.fromkeys(("training", "validation", "test"), listed)}
+        if "checkpoint" in read(bundle, "train")["teacher"]:
+            overrides["teacher#checkpoint"] = None
     flow = ConfigWorkflow(
         config_file=str(bundle / "configs" / f"{name}.json"),
         meta_file=str(bundle / "configs" / "metadata.json"),
