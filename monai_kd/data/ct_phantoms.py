@@ -5,9 +5,7 @@ Nothing learnt here says anything about clinical CT.
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,11 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 from scipy.ndimage import binary_erosion
 
+from monai_kd.data._generated import generate_folder, mark_generated
 from monai_kd.data.ct_intensities import GENERATION, check_geometry, simulate_ct, smooth_noise
 
 # Raise it whenever the same seed no longer gives the same labels.
 _GENERATION = 1
-_MARKER = "phantoms.json"
 _SMALLEST = (100.0, 150.0, 150.0)
 _CASES = {"kidney": 210, "liver": 131}
 
@@ -126,7 +124,6 @@ def make_ct_cases(
         raise ValueError(f"ids must be {count} different numbers, as many as count, got {list(ids or [])}.")
     if numbers[0] < 0 or numbers[-1] >= _CASES[organ]:
         raise ValueError(f"published {organ} cases have the numbers 0 to {_CASES[organ] - 1}, got {numbers}.")
-    target = Path(root)
     made: dict[str, Any] = {
         "generation": [_GENERATION, GENERATION],
         "organ": organ,
@@ -135,19 +132,7 @@ def make_ct_cases(
         "spacing": [float(step) for step in spacing],
         "ids": numbers,
     }
-    if _is_free(target, made):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
-            draft = Path(temporary, "cases")
-            _write(draft, made)
-            try:
-                if target.is_dir():
-                    target.rmdir()
-                draft.rename(target)
-            except OSError:  # another process may have been faster
-                if _is_free(target, made):
-                    raise
-    return str(root)
+    return generate_folder(root, made, "cases", _write, _damage)
 
 
 def _files(folder: Path, organ: str, number: int) -> tuple[Path, Path]:
@@ -157,21 +142,9 @@ def _files(folder: Path, organ: str, number: int) -> tuple[Path, Path]:
     return folder / f"volume-{number}.nii.gz", folder / f"segmentation-{number}.nii.gz"
 
 
-def _is_free(target: Path, made: dict[str, Any]) -> bool:
-    """Whether to write; ``False`` if it is written already, an error if something else is there."""
-    if target.is_dir() and not any(target.iterdir()):
-        return True
-    marker = target / _MARKER
-    if marker.is_file():
-        found = json.loads(marker.read_text())
-        if found != made:
-            raise FileExistsError(f"{target} holds other generated cases: {found}, asked for {made}.")
-        if not all(path.is_file() for number in made["ids"] for path in _files(target, made["organ"], number)):
-            raise FileExistsError(f"{target} has lost files since it was generated; remove it first.")
-        return False
-    if target.exists():
-        raise FileExistsError(f"{target} exists and was not generated here; give a new or an empty folder.")
-    return True
+def _damage(folder: Path, made: dict[str, Any]) -> str:
+    paths = (path for number in made["ids"] for path in _files(folder, made["organ"], number))
+    return "" if all(path.is_file() for path in paths) else "lost files"
 
 
 def _write(folder: Path, made: dict[str, Any]) -> None:
@@ -188,7 +161,7 @@ def _write(folder: Path, made: dict[str, Any]) -> None:
         for path, values in zip(_files(folder, organ, number), (image, label)):
             path.parent.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(values, affine), path)
-    (folder / _MARKER).write_text(json.dumps(made, indent=2) + "\n")
+    mark_generated(folder, made)
 
 
 def _kidneys(

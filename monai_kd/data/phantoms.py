@@ -5,9 +5,7 @@ Nothing learnt here says anything about real colonoscopy.
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,10 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from monai_kd.data._generated import generate_folder, mark_generated
+
 # Raise it whenever the same seed no longer gives the same frames.
 _GENERATION = 1
-_MARKER = "phantoms.json"
 _FOREGROUND = (0.01, 0.25)
 
 
@@ -95,7 +94,6 @@ def make_polyp_frames(
     if not 0 <= size_jitter < 1:
         raise ValueError(f"size_jitter must be in [0, 1), got {size_jitter}.")
     _check_size((int(size[0] * (1 - size_jitter)), int(size[1] * (1 - size_jitter))))
-    target = Path(root)
     made = {
         "generation": _GENERATION,
         "count": int(count),
@@ -103,19 +101,7 @@ def make_polyp_frames(
         "seed": int(seed),
         "size_jitter": float(size_jitter),
     }
-    if _is_free(target, made):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
-            draft = Path(temporary, "frames")
-            _write(draft, made)
-            try:
-                if target.is_dir():
-                    target.rmdir()
-                draft.rename(target)
-            except OSError:  # another process may have been faster
-                if _is_free(target, made):
-                    raise
-    return str(root)
+    return generate_folder(root, made, "frames", _write, _damage)
 
 
 def _check_size(size: tuple[int, int]) -> None:
@@ -123,21 +109,9 @@ def _check_size(size: tuple[int, int]) -> None:
         raise ValueError(f"frames must be at least 32 pixels high and wide, got {tuple(size)}.")
 
 
-def _is_free(target: Path, made: dict[str, Any]) -> bool:
-    """Whether to write; ``False`` if it is written already, an error if something else is there."""
-    if target.is_dir() and not any(target.iterdir()):
-        return True
-    marker = target / _MARKER
-    if marker.is_file():
-        found = json.loads(marker.read_text())
-        if found != made:
-            raise FileExistsError(f"{target} holds other generated frames: {found}, asked for {made}.")
-        if any(len(list((target / folder).glob("frame_*"))) != made["count"] for folder in ("images", "masks")):
-            raise FileExistsError(f"{target} has lost or gained files since it was generated; remove it first.")
-        return False
-    if target.exists():
-        raise FileExistsError(f"{target} exists and was not generated here; give a new or an empty folder.")
-    return True
+def _damage(folder: Path, made: dict[str, Any]) -> str:
+    counts = (len(list((folder / name).glob("frame_*"))) for name in ("images", "masks"))
+    return "lost or gained files" if any(count != made["count"] for count in counts) else ""
 
 
 def _write(folder: Path, made: dict[str, Any]) -> None:
@@ -149,7 +123,7 @@ def _write(folder: Path, made: dict[str, Any]) -> None:
         image, mask = polyp_frame([made["seed"], index], (max(32, height), max(32, width)))
         Image.fromarray(image).save(folder / "images" / f"frame_{index:05d}.jpg", quality=92)
         Image.fromarray(mask).save(folder / "masks" / f"frame_{index:05d}.png")
-    (folder / _MARKER).write_text(json.dumps(made, indent=2) + "\n")
+    mark_generated(folder, made)
 
 
 # Lengths below are in half the shorter side of the frame, with 0 in its middle; heights in the same unit.
