@@ -13,7 +13,7 @@ from monai_kd.distiller import DistillationTerm, Distiller
 from monai_kd.losses import DKDLoss, HintLoss, SoftTargetLoss
 from monai_kd.schedules import linear, starts_at
 from monai_kd.taps import FeatureTaps
-from monai_kd.teachers import FrozenTeacher
+from monai_kd.teachers import EMATeacher, FrozenTeacher
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -349,6 +349,33 @@ def test_construction_leaves_no_trace_on_student_teacher_and_random_state():
     assert all(p.requires_grad and p.grad is None for p in student.parameters())
 
 
+@pytest.mark.parametrize("buffers", ["own", "ema"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_construction_leaves_no_trace_on_a_mean_teacher(dims, buffers):
+    """It answers in train mode, with dropout, and gathers batch statistics; the dry run's zeros are none."""
+    student = network(dims)
+    teacher = EMATeacher(student, buffers=buffers)
+    teacher.network.eval()
+    teacher.network[2].train()  # modes may be mixed
+    modes = [module.training for module in teacher.modules()]
+    tensors, state = list(teacher.buffers()), {k: v.clone() for k, v in teacher.state_dict().items()}
+    random_state = torch.get_rng_state()
+    Distiller(student, teacher, [hint(adapter=ProjectionAdapter), soft()], input_shape=(2, 1, *[6] * dims))
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert [module.training for module in teacher.modules()] == modes
+    assert all(torch.equal(value, state[key]) for key, value in teacher.state_dict().items())
+    assert all(a is b for a, b in zip(teacher.buffers(), tensors, strict=True))
+    assert not any(module._forward_hooks for module in teacher.network.modules())
+
+
+def test_a_dry_run_that_fails_leaves_no_trace_on_a_mean_teacher_either():
+    teacher = EMATeacher(nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(2, 3, 1)))  # fails behind its statistics
+    state = {k: v.clone() for k, v in teacher.state_dict().items()}
+    with pytest.raises(ValueError, match="the teacher 'teacher' cannot take 'image'"):
+        Distiller(network(), teacher, [soft()], input_shape=(2, 1, 6, 6))
+    assert all(torch.equal(value, state[key]) for key, value in teacher.state_dict().items())
+
+
 def test_construction_restores_counters_that_forward_replaces():
     class Counts(nn.Module):
         def __init__(self):
@@ -489,6 +516,19 @@ def test_the_state_dict_is_what_a_resume_needs():
     feature = student[0](images())
     adapters = [distiller.terms["hint"].adapter for distiller in (first, second)]
     assert torch.equal(adapters[0](feature), adapters[1](feature))
+
+
+def test_a_mean_teacher_is_in_the_state_but_not_in_the_parameters():
+    student = network()
+    distiller = Distiller(
+        student,
+        {"mean": EMATeacher(student), "large": FrozenTeacher(network(channels=8))},
+        [soft("from_mean", teacher="mean:output"), soft("from_large", teacher="large:output")],
+    )
+    assert list(distiller.parameters()) == []
+    expected = {f"teachers.mean.network.{name}" for name in student.state_dict()} | {"teachers.mean._extra_state"}
+    assert set(distiller.state_dict()) == expected
+    Distiller(student, EMATeacher(student), [soft()])  # a copy: it shares no weights with the student
 
 
 def test_losses_with_weights_of_their_own_are_parameters_and_move():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,7 @@ class ContrastMemory(nn.Module):
             rows = torch.rand(len(labels), dimension, generator=generator) * 2 - 1
             self.register_buffer(name, rows * (3 / dimension) ** 0.5)  # of unit length on average, as [0] starts
         self.register_buffer("membership", _membership(labels), persistent=False)
+        self.register_load_state_dict_pre_hook(_check_saved_labels)
 
     def embed(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors (B, D) of the features (B, C, *spatial) or (B, C) of both networks."""
@@ -84,8 +86,8 @@ class ContrastMemory(nn.Module):
                 f"features of one batch, got {student.shape[0]} of the student, {teacher.shape[0]} of the teacher."
             )
         with torch.autocast(student.device.type, enabled=False):
-            ours, theirs = self.student_head(_pool(student)), self.teacher_head(_pool(teacher).detach())
-            return F.normalize(ours, dim=1), F.normalize(theirs, dim=1)
+            theirs = _pool(teacher).detach().clone()  # a teacher may have run in inference mode
+            return F.normalize(self.student_head(_pool(student)), dim=1), F.normalize(self.teacher_head(theirs), dim=1)
 
     def check_index(self, index: Tensor, batch_size: int, least: int = 0) -> Tensor:
         """``index`` (B,) as integers, or ``ValueError`` unless it names rows of the banks.
@@ -155,6 +157,16 @@ def _check_labels(labels: Sequence[int] | Tensor) -> Tensor:
             f"got {tuple(values.shape)} of {values.dtype}{least}."
         )
     return values.long().clone()
+
+
+def _check_saved_labels(memory: ContrastMemory, state: Mapping[str, Tensor], prefix: str, *others: Any) -> None:
+    """Rows that were saved for other images must not be taken for those of this list."""
+    saved, error_messages = state.get(f"{prefix}labels"), others[-1]
+    if saved is not None and saved.shape == memory.labels.shape and not saved.to(memory.labels).equal(memory.labels):
+        error_messages.append(
+            f"the {len(saved)} rows of {prefix.rstrip('.') or 'this memory'} are of images with other classes: resume "
+            "with the data list that the run was started with."
+        )
 
 
 def _membership(labels: Tensor) -> Tensor:

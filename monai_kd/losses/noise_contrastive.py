@@ -30,6 +30,13 @@ class NoiseContrastiveLoss(nn.Module):
     Nothing is drawn by default: every row counts as often as it would be drawn on average, which is exactly the
     expectation of the sampled loss and one matrix product. The gradient is computed with the loss, so that of the
     scores nothing is kept (and there is no second derivative).
+
+    Example:
+        >>> memory = ContrastMemory([0, 0, 1], student_channels=8)
+        >>> loss = NoiseContrastiveLoss(memory, 1, 4, temperature=0.07, noise="uniform", sampled=False)
+        >>> student, teacher = torch.rand(2, 2, 8)
+        >>> loss.contrast(student, teacher, index=torch.tensor([0, 2]), label=None, table=None).shape
+        torch.Size([])
     """
 
     log_partition: Tensor
@@ -84,17 +91,20 @@ class NoiseContrastiveLoss(nn.Module):
     def _direction(self, which: int, anchors: Tensor, rows: Tensor, compared: _Compared) -> tuple[Tensor, Tensor]:
         """Loss of anchors (B, D) against rows (N, D), and its gradient (B, D)."""
         columns, positive, negative, log_noise = compared
-        logits = (anchors @ rows.mT if columns is None else _products(anchors, rows, columns)) / self.temperature
-        estimate = self._log_partition(logits, positive * self.positives + negative)
+        scaled = anchors / self.temperature
+        logits = scaled @ rows.mT if columns is None else _products(scaled, rows, columns)
         constant = self.log_partition[which]
-        constant = torch.where(constant.isnan(), estimate, constant)
-        if self.training:
-            self.log_partition[which] = constant
-        logits = logits - constant - log_noise
+        if constant.device.type != "cpu" or constant.isnan():  # an accelerator would be waited for to ask
+            estimate = self._log_partition(logits, positive * self.positives + negative)
+            constant = torch.where(constant.isnan(), estimate, constant)
+            if self.training:
+                self.log_partition[which] = constant
+        logits = logits - (constant + log_noise)
         both = positive + negative
         value = (negative * logits - both * F.logsigmoid(logits)).sum() / len(anchors)
-        slope = (negative - both * torch.sigmoid(-logits)) / (self.temperature * len(anchors))
-        return value, slope @ rows if columns is None else _weighted_rows(slope, rows, columns)
+        slope = both * torch.sigmoid(logits) - positive
+        gradient = slope @ rows if columns is None else _weighted_rows(slope, rows, columns)
+        return value, gradient / (self.temperature * len(anchors))
 
     def _log_partition(self, logits: Tensor, drawn: Tensor) -> Tensor:
         """log of N times the mean exp(logit) over what an anchor is compared with, over all processes."""
@@ -104,31 +114,27 @@ class NoiseContrastiveLoss(nn.Module):
     def _all_rows(self, index: Tensor, label: Tensor | None) -> _Compared:
         """Every row, with how often it would be drawn on average."""
         labels, own = self.memory.labels, index.unsqueeze(1)
+        start, stop, known = self._sorted_ranges(index, label)
         if label is None:
             same = torch.arange(len(labels), device=index.device) == own
             other = ~same
         else:
             same = (labels == label.unsqueeze(1)) & (labels >= 0)
             other = (labels >= 0) & ~same
-        alike, others = same.sum(dim=1, keepdim=True), other.sum(dim=1, keepdim=True)
+        alike = (stop - start).unsqueeze(1)
+        others = len(labels) - known - alike
         share, dtype = 1.0 / self.positives, self.log_partition.dtype
-        positive = same * ((1.0 - share) / alike.clamp(min=1).to(dtype))
+        positive = torch.where(same, (1.0 - share) / alike.clamp(min=1).to(dtype), 0.0)
         positive.scatter_add_(1, own, torch.where(alike > 0, share, torch.ones_like(own, dtype=dtype)))
-        negative = other * (self.negatives / others.clamp(min=1).to(dtype))
+        negative = torch.where(other, self.negatives / others.clamp(min=1).to(dtype), 0.0)
         return _Compared(None, positive, negative, self._log_noise(others))
 
     def _drawn(self, index: Tensor, label: Tensor | None, table: Tensor | None) -> _Compared:
         """P positives and K negatives of each anchor, from ``table`` or drawn; the first positive is its own row."""
         count = len(self.memory.labels)
         is_positive = torch.arange(self.positives + self.negatives, device=index.device) < self.positives
-        if label is None:
-            start, stop, known = index, index + 1, index.new_zeros(1)
-            others = torch.full_like(index, count - 1)
-        else:
-            known = torch.searchsorted(self._sorted_labels, label.new_zeros(1))
-            start = torch.searchsorted(self._sorted_labels, label).clamp(min=known)
-            stop = torch.searchsorted(self._sorted_labels, label, right=True).clamp(min=known)
-            others = count - known - (stop - start)
+        start, stop, known = self._sorted_ranges(index, label)
+        others = count - known - (stop - start)
         if table is None:
             alike = (stop - start).clamp(min=1)
             positive = start.unsqueeze(1) + _below(alike, self.positives)
@@ -145,6 +151,17 @@ class NoiseContrastiveLoss(nn.Module):
         positive = is_positive.to(self.log_partition.dtype) / self.positives
         negative = (~is_positive & (others > 0)).to(self.log_partition.dtype)
         return _Compared(table, positive, negative, self._log_noise(others))
+
+    def _sorted_ranges(self, index: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """From and to where rows sorted by class are of an anchor's class (B,), and where the known classes begin (1,).
+
+        Without ``label`` each row is a class of its own.
+        """
+        if label is None:
+            return index, index + 1, index.new_zeros(1)
+        known = torch.searchsorted(self._sorted_labels, label.new_zeros(1))
+        start = torch.searchsorted(self._sorted_labels, label).clamp(min=known)
+        return start, torch.searchsorted(self._sorted_labels, label, right=True).clamp(min=known), known
 
     def _log_noise(self, others: Tensor) -> Tensor:
         """log(K Pn) of each anchor, (B, 1)."""

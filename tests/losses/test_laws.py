@@ -158,6 +158,10 @@ def test_copies_and_holds_no_state(case):
 def test_every_loss_is_held_to_the_laws():
     stated_elsewhere = {
         "AttentionSupervisionLoss",
+        "CRDLoss",
+        "CategoricalRelationLoss",
+        "ClassContrastiveLoss",
+        "ContrastMemory",
         "DeepSupervisionDistillationLoss",
         "StackedDeepSupervisionLoss",
         "FocalDiceLoss",
