@@ -321,7 +321,13 @@ class Distiller(nn.Module):
         batch |= {key: batch[IMAGE] for key in map(self._input_key, self.teachers) if key not in batch}
         with dry_run(network, training=True):
             with FeatureTaps(network, self.student_taps) as taps:
-                outputs = {OUTPUT: network(batch[IMAGE]), **taps.outputs()}
+                try:
+                    outputs = {OUTPUT: network(batch[IMAGE]), **taps.outputs()}
+                except RuntimeError as error:
+                    raise ValueError(
+                        f"the student cannot take '{IMAGE}' of shape {tuple(batch[IMAGE].shape)}: {error} "
+                        "Give the shape of its images as input_shape, and images of a size that fits it."
+                    ) from error
             answers = {name: self._dry_answer(name, taps, batch, device) for name, taps in self._teacher_taps().items()}
             for term in self._terms():
                 ours, theirs = self._tapped(term, outputs, answers, batch)

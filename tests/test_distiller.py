@@ -376,6 +376,14 @@ def test_a_dry_run_that_fails_leaves_no_trace_on_a_mean_teacher_either():
     assert all(torch.equal(value, state[key]) for key, value in teacher.state_dict().items())
 
 
+def test_images_that_the_student_cannot_take_are_named():
+    student = network()
+    state = {k: v.clone() for k, v in student.state_dict().items()}
+    with pytest.raises(ValueError, match=r"the student cannot take 'image' of shape \(2, 3, 6, 6\): .*channels"):
+        Distiller(student, FrozenTeacher(network()), [soft()], input_shape=(2, 3, 6, 6))
+    assert all(torch.equal(value, state[key]) for key, value in student.state_dict().items())
+
+
 def test_construction_restores_counters_that_forward_replaces():
     class Counts(nn.Module):
         def __init__(self):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
@@ -15,7 +16,9 @@ __all__ = ["EMAUpdateHandler"]
 class EMAUpdateHandler:
     """Updates a mean teacher after each step of the trainer's optimiser.
 
-    An iteration that only accumulates gradients, or whose step a ``GradScaler`` skipped, updates nothing.
+    An iteration that only accumulates gradients, or whose step a ``GradScaler`` skipped, updates nothing. In several
+    processes the teacher's batch statistics become those of the first one at the end of each epoch, so that all
+    validate the teacher that is kept: put it before the ``ValidationHandler``.
 
     Args:
         teacher: the mean teacher of the trainer's network.
@@ -44,6 +47,7 @@ class EMAUpdateHandler:
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI trainer."""
         engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._agree)
         engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._stop)
 
     def _start(self, engine: Engine) -> None:
@@ -57,6 +61,12 @@ class EMAUpdateHandler:
                 self.teacher.update(network)
 
         self._hook = optimizer.register_step_post_hook(update)
+
+    def _agree(self, engine: Engine) -> None:
+        """Each process has seen images of its own; the weights are the same in all."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            for buffer in self.teacher.network.buffers():
+                dist.broadcast(buffer, 0)
 
     def _stop(self, engine: Engine) -> None:
         if self._hook is not None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -239,3 +240,24 @@ def test_a_teacher_of_another_network_is_refused_at_the_first_step():
     trainer = trainer_for(network(), batches(1), [EMAUpdateHandler(EMATeacher(nn.Linear(4, 3)))])
     with pytest.raises(ValueError, match="a teacher of another network"):
         trainer.run()
+
+
+def test_processes_validate_the_statistics_of_the_first_one(monkeypatch):
+    """Here this process stands for any other one, and those of the first are all 7."""
+    others = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        get_world_size=lambda: 2,
+        broadcast=lambda buffer, source: buffer.fill_(7) if source == 0 else None,
+    )
+    monkeypatch.setattr("monai_kd.handlers.ema_update.dist", others)
+    student = network()
+    teacher, seen = EMATeacher(student), []
+    evaluator = SupervisedEvaluator("cpu", batches(1), teacher.network)
+    evaluator.add_event_handler(
+        Events.STARTED, lambda: seen.extend(value for buffer in teacher.network.buffers() for value in buffer.flatten())
+    )
+    handlers = [EMAUpdateHandler(teacher), ValidationHandler(1, evaluator)]
+    trainer_for(student, batches(2), handlers, epochs=2).run()
+    assert len(seen) > 20
+    assert {int(value) for value in seen} == {7}

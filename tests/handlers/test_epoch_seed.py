@@ -135,6 +135,72 @@ def test_persistent_workers_are_refused():
         drawn(loader_of(2, persistent_workers=True))
 
 
+def beside(num_workers, start=0, noise=0, seed=0, given=True):
+    """All images of a trainer's loader and of an unlabelled one, by epoch; both of the same data and transforms."""
+    torch.manual_seed(noise)
+    np.random.seed(noise)
+    random.seed(noise)
+    own, unlabelled = (loader_of(num_workers, generator=torch.Generator()) for _ in range(2))
+    network = nn.Linear(4, 4)
+    trainer = SupervisedTrainer(
+        "cpu",
+        3,
+        own,
+        network,
+        torch.optim.SGD(network.parameters(), lr=0.1),
+        nn.MSELoss(),
+        train_handlers=[EpochSeedHandler(seed, unlabelled_loader=unlabelled if given else None)],
+        decollate=False,
+    )
+    found = {"own": {}, "unlabelled": {}}
+
+    @trainer.on(Events.EPOCH_STARTED)
+    def begin():
+        found["iterator"] = iter(unlabelled)
+
+    @trainer.on(Events.GET_BATCH_COMPLETED)
+    def keep(engine):
+        batches = {"own": engine.state.batch, "unlabelled": next(found["iterator"])}
+        for name, batch in batches.items():
+            found[name].setdefault(engine.state.epoch, []).extend(batch["image"].as_tensor().flatten().tolist())
+
+    trainer.state.epoch, trainer.state.iteration = start, start * trainer.state.epoch_length
+    trainer.run()
+    return found["own"], found["unlabelled"]
+
+
+@workers
+def test_an_unlabelled_loader_draws_the_same_in_each_run_and_otherwise_than_the_trainers(num_workers):
+    own, unlabelled = beside(num_workers, noise=1)
+    assert all(sorted(own[epoch]) != sorted(unlabelled[epoch]) for epoch in own)
+    drawn_so_far = [own[1], own[2], own[3], unlabelled[1], unlabelled[2], unlabelled[3]]
+    assert all(a != b for i, a in enumerate(drawn_so_far) for b in drawn_so_far[:i])
+
+    rest = beside(num_workers, start=1, noise=2)
+    assert rest == ({2: own[2], 3: own[3]}, {2: unlabelled[2], 3: unlabelled[3]})
+
+
+def test_an_unlabelled_loader_follows_the_seed():
+    assert beside(0, seed=1)[1][1] != beside(0)[1][1]
+
+
+def test_an_unlabelled_loader_that_the_handler_does_not_know_goes_its_own_way():
+    whole, rest = beside(0, noise=1, given=False), beside(0, start=1, noise=2, given=False)
+    assert rest[0][2] == whole[0][2]
+    assert rest[1][2] != whole[1][2]
+
+
+@workers
+def test_the_trainers_numbers_do_not_depend_on_an_unlabelled_loader(num_workers):
+    assert beside(num_workers)[0] == beside(num_workers, given=False)[0]
+
+
+def test_persistent_workers_of_an_unlabelled_loader_are_refused():
+    handler = EpochSeedHandler(0, unlabelled_loader=loader_of(2, persistent_workers=True))
+    with pytest.raises(ValueError, match=r"keeps its 2 workers .* Set persistent_workers=False"):
+        drawn(loader_of(), handler=lambda seed: handler)
+
+
 def test_messages():
     with pytest.raises(ValueError, match="seed must be 0 or more, got -1"):
         EpochSeedHandler(-1)

@@ -44,7 +44,18 @@ class Run:
     """A whole training: everything that a resume has to restore changes in it."""
 
     def __init__(
-        self, folder, init, epochs=4, num_workers=0, scores=None, amp=False, width=6, schedule=4, size=12, names=None
+        self,
+        folder,
+        init,
+        epochs=4,
+        num_workers=0,
+        scores=None,
+        amp=False,
+        width=6,
+        schedule=4,
+        size=12,
+        names=None,
+        unlabelled=0,
     ):
         torch.manual_seed(init)
         np.random.seed(init)  # noqa: NPY002
@@ -90,6 +101,7 @@ class Run:
             val_handlers=[saver],
             metric_cmp_fn=(lambda new, best: new > best) if scores else (lambda new, best: new < best),
         )
+        loader = unlabelled_loader(unlabelled, num_workers) if unlabelled else None
         transform = Compose([RandFlipd("image", prob=0.5), RandGaussianNoised("image", prob=0.5)])
         self.trainer = SupervisedTrainer(
             "cpu",
@@ -99,8 +111,8 @@ class Run:
             self.optimizer,
             nn.CrossEntropyLoss(),
             train_handlers=[
-                EpochSeedHandler(0),
-                DistillationHandler(self.distiller),
+                EpochSeedHandler(0, unlabelled_loader=loader),
+                DistillationHandler(self.distiller, unlabelled_loader=loader),
                 EMAUpdateHandler(self.teacher),
                 LrScheduleHandler(self.lr_scheduler, print_lr=False, epoch_level=False),
                 ValidationHandler(1, self.evaluator),
@@ -161,6 +173,12 @@ def items(count, seed=0):
     ]
 
 
+def unlabelled_loader(count, num_workers):
+    transform = Compose([RandFlipd("image", prob=0.5), RandGaussianNoised("image", prob=0.5)])
+    images = [{"image": item["image"]} for item in items(count, seed=2)]
+    return DataLoader(Dataset(images, transform), batch_size=4, shuffle=True, num_workers=num_workers)
+
+
 def differing(a, b, where=""):
     """Where two states are not bit-equal."""
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
@@ -203,6 +221,34 @@ def test_a_resumed_run_is_the_uninterrupted_one(num_workers, amp, folders):
     assert resumed.epochs_run == [3, 4]
     assert differing(resumed.state(), whole.state()) == []
     assert whole.state()["best"][1] > 0
+
+
+@pytest.mark.parametrize(
+    ("unlabelled", "num_workers"),
+    [(28, 0), (28, 2), (8, 0), (3, 0)],
+    ids=["longer than an epoch", "with workers", "shorter", "one batch"],
+)
+def test_a_resumed_run_is_the_uninterrupted_one_with_unlabelled_images(unlabelled, num_workers, folders):
+    whole = Run(folders("whole"), init=1, unlabelled=unlabelled, num_workers=num_workers).run()
+    Run(folders("killed"), init=1, unlabelled=unlabelled, num_workers=num_workers).run(stop=2)
+    resumed = Run(folders("killed"), init=2, unlabelled=unlabelled, num_workers=num_workers)
+    assert resumed.resume.load(resumed.trainer) == 2
+    resumed.run()
+    assert differing(resumed.state(), whole.state()) == []
+    assert differing(Run(folders("without"), init=1).run().state(), whole.state()) != []
+
+
+def test_the_law_fails_with_unlabelled_images_that_go_on_from_epoch_to_epoch(folders, monkeypatch):
+    begin = DistillationHandler._begin_unlabelled
+    monkeypatch.setattr(
+        DistillationHandler, "_begin_unlabelled", lambda self, engine: self._unlabelled or begin(self, engine)
+    )
+    whole = Run(folders("whole"), init=1, unlabelled=28).run()
+    Run(folders("killed"), init=1, unlabelled=28).run(stop=2)
+    resumed = Run(folders("killed"), init=2, unlabelled=28)
+    resumed.resume.load(resumed.trainer)
+    resumed.run()
+    assert "/network/0.weight" in differing(resumed.state(), whole.state())
 
 
 def test_the_law_fails_without_the_seeds_of_the_epochs(folders, monkeypatch):

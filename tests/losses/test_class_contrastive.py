@@ -288,6 +288,10 @@ def test_without_negatives_only_positives_count(labels, sampled, noise):
     assert value > 0
     assert student.grad.isfinite().all()
     assert loss.log_partition.isfinite().all()
+    compared = (
+        loss._drawn(index, torch.tensor([4, 4]), None) if sampled else loss._all_rows(index, torch.tensor([4, 4]))
+    )
+    assert not compared.negative.any()
 
 
 @pytest.mark.parametrize("sampled", [False, True])
