@@ -322,12 +322,13 @@ class Distiller(nn.Module):
         with dry_run(network, training=True):
             with FeatureTaps(network, self.student_taps) as taps:
                 try:
-                    outputs = {OUTPUT: network(batch[IMAGE]), **taps.outputs()}
+                    prediction = network(batch[IMAGE])
                 except RuntimeError as error:
                     raise ValueError(
                         f"the student cannot take '{IMAGE}' of shape {tuple(batch[IMAGE].shape)}: {error} "
                         "Give the shape of its images as input_shape, and images of a size that fits it."
                     ) from error
+                outputs = {OUTPUT: prediction, **taps.outputs()}
             answers = {name: self._dry_answer(name, taps, batch, device) for name, taps in self._teacher_taps().items()}
             for term in self._terms():
                 ours, theirs = self._tapped(term, outputs, answers, batch)

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ def check_split(fold: int, folds: int, val_fraction: float, labelled_fraction: f
             f"got {val_fraction} beside a test fold of 1/{folds}."
         )
     check_fractions(0, 0, labelled_fraction)
-    if seed not in range(2**32):
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, got {seed}.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -69,7 +70,11 @@ def read_images(
 
 def _read_table(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     # Spreadsheet programs put a byte order mark in front.
-    with table.open(newline="", encoding="utf-8-sig") as file:
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from None
+    with io.StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         found = [column.strip() for column in reader.fieldnames or []]
         reader.fieldnames = found

@@ -12,6 +12,7 @@ from monai.apps.utils import get_logger
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
+from monai_kd._processes import processes
 from monai_kd.distiller import IMAGE, Distiller
 from monai_kd.labelled import HAS_LABEL
 from monai_kd.taps import FeatureTaps, unwrap
@@ -97,6 +98,7 @@ class DistillationHandler:
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin_unlabelled)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._record)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._check_finite)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(once=1), self._check_updated)
         engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._stop)
 
     def __call__(self, engine: Engine) -> None:
@@ -119,7 +121,7 @@ class DistillationHandler:
         self.module.train()
         if (
             isinstance(self.module, Distiller)
-            and _processes() > 1
+            and processes() > 1
             and any(p.requires_grad for p in self.module.parameters())
         ):
             raise ValueError(
@@ -153,6 +155,14 @@ class DistillationHandler:
 
     def _check_finite(self, engine: Engine) -> None:
         self._watch.check(wait=False)
+
+    def _check_updated(self, engine: Engine) -> None:
+        for name, teacher in self.distiller.teachers.items():
+            if getattr(teacher, "updates", 1) == 0:
+                _visible(self.logger or engine.logger).warning(
+                    f"the mean teacher '{name}' still has the student's first weights after an epoch: give the trainer "
+                    "an EMAUpdateHandler."
+                )
 
     def _student(self, prediction: Any) -> dict[str, Any]:
         if self._taps is None:
@@ -302,8 +312,3 @@ def _output(engine: Engine) -> dict[str, Any]:
 
 def _device(engine: Engine) -> torch.device:
     return engine.state.device  # type: ignore[attr-defined]
-
-
-def _processes() -> int:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if distributed else 1

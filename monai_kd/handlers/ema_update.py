@@ -8,6 +8,7 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
+from monai_kd._processes import processes
 from monai_kd.teachers import EMATeacher
 
 __all__ = ["EMAUpdateHandler"]
@@ -64,7 +65,7 @@ class EMAUpdateHandler:
 
     def _agree(self, engine: Engine) -> None:
         """Each process has seen images of its own; the weights are the same in all."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if processes() > 1:
             for buffer in self.teacher.network.buffers():
                 dist.broadcast(buffer, 0)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
+
+from monai_kd._processes import rank
 
 __all__ = ["EpochSeedHandler"]
 
@@ -78,7 +79,7 @@ class EpochSeedHandler:
 
 
 def _words(seed: int, epoch: int, stream: int) -> list[int]:
-    entropy = np.random.SeedSequence([seed, epoch, _rank()], spawn_key=(stream,))
+    entropy = np.random.SeedSequence([seed, epoch, rank()], spawn_key=(stream,))
     return entropy.generate_state(5, np.uint64).tolist()
 
 
@@ -100,7 +101,3 @@ def _loader(engine: Engine) -> Any:
         raise TypeError(
             f"this {type(engine).__name__} has no data_loader; attach to a MONAI trainer such as SupervisedTrainer."
         ) from None
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -20,6 +19,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
 from monai_kd._files import write_whole
+from monai_kd._processes import processes, rank
 from monai_kd.metrics.classification import as_index, as_row, check_probabilities
 
 __all__ = ["SavePredictions"]
@@ -92,7 +92,7 @@ class SavePredictions:
     def _collect(self, engine: Engine) -> None:
         for item in output_items(engine):
             label = item.get(Keys.LABEL)
-            self._names.append(image_file(item) or f"unnamed_{idist.get_rank()}_{len(self._rows):05}")
+            self._names.append(image_file(item) or f"unnamed_{rank()}_{len(self._rows):05}")
             self._rows.append(as_row(item[Keys.PRED], self.class_names))
             self._labels.append(torch.tensor(_NO_LABEL) if label is None else as_index(label))
 
@@ -101,13 +101,13 @@ class SavePredictions:
         local = torch.empty(0, width + 2, dtype=torch.float64)
         if self._rows:
             probabilities, labels = torch.stack(self._rows).cpu().double(), _on_host(self._labels)
-            order = torch.arange(len(labels)) * idist.get_world_size() + idist.get_rank()
+            order = torch.arange(len(labels)) * processes() + rank()
             local = torch.cat([order[:, None], labels[:, None], probabilities], dim=1)
         rows = evenly_divisible_all_gather(local, concat=True).cpu().numpy()
         # A process without images sends one empty name.
         names = [name for name in string_list_all_gather(self._names, delimiter="\0") if name]
         places = np.argsort(rows[:, 0], kind="stable").tolist()
-        if idist.get_world_size() > 1:
+        if processes() > 1:
             first: dict[str, int] = {}
             for place in places:
                 first.setdefault(names[place], place)
@@ -116,7 +116,7 @@ class SavePredictions:
         probabilities, labels = rows[:, 2:], rows[:, 1]
         check_probabilities(probabilities, self.class_names, names)
         self._check_labels(labels, names)
-        if idist.get_rank() == 0:
+        if rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.path, self._table(names, probabilities.tolist(), labels.astype(int).tolist()))
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.engines.workflow import Workflow
 from monai.handlers.checkpoint_saver import CheckpointSaver
 from torch import Tensor, nn
 
 from monai_kd._files import save_whole
+from monai_kd._processes import rank
 from monai_kd.checkpoints import CheckpointError, load_weights
 from monai_kd.taps import unwrap
 
@@ -114,11 +114,12 @@ class ResumeCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI trainer, after everything else."""
+        engine.add_event_handler(Events.STARTED, self._warn_of_old_file)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Write the file."""
-        if _rank() == 0:
+        if rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             content = self._content(engine)
             # A broken file, or one of another run, must not take the place of a whole one.
@@ -126,6 +127,13 @@ class ResumeCheckpoint:
             if self._newest is None:
                 self.previous.unlink(missing_ok=True)
         self._newest = self.path
+
+    def _warn_of_old_file(self, engine: Engine) -> None:
+        if self._newest is None and self.path.exists() and rank() == 0:
+            engine.logger.warning(
+                f"this run starts anew; at the end of its first epoch it replaces '{self.path}', from which a stopped "
+                "run could go on. Stop it and resume that one if this is not meant."
+            )
 
     def load(self, trainer: Workflow) -> int:
         """Restore everything from the newest whole file, so that ``trainer.run()`` goes on with the next epoch.
@@ -323,7 +331,3 @@ def _plain(value: Any, where: str) -> Any:
 
 def _number(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor | np.generic) else value
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -10,7 +10,6 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -22,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from monai_kd._files import save_whole
+from monai_kd._processes import rank
 from monai_kd.handlers.predictions import image_file, output_items
 from monai_kd.metrics.classification import as_row
 from monai_kd.taps import check_tap_names, unwrap
@@ -152,7 +152,7 @@ class SaliencyMaps:
         suffix = re.sub(r"[^\w\-]+", "_", predicted)
         if not file:
             self._unnamed += 1
-            return self.output_dir / f"unnamed_{idist.get_rank()}_{self._unnamed - 1:05}.{suffix}.png"
+            return self.output_dir / f"unnamed_{rank()}_{self._unnamed - 1:05}.{suffix}.png"
         path = Path(os.path.abspath(file))
         root = Path(path.anchor if self.root is None else os.path.abspath(self.root))
         if not path.is_relative_to(root):

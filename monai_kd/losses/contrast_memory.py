@@ -85,9 +85,16 @@ class ContrastMemory(nn.Module):
             raise ValueError(
                 f"features of one batch, got {student.shape[0]} of the student, {teacher.shape[0]} of the teacher."
             )
+        ours = _pool(student)
+        theirs = _pool(teacher).detach().clone()  # a teacher may have run in inference mode
+        for features, head, name in ((ours, self.student_head, "student"), (theirs, self.teacher_head, "teacher")):
+            if features.shape[1:] != (head.in_features,):
+                raise ValueError(
+                    f"the memory was made for {head.in_features} channels of the {name}, got features "
+                    f"{tuple(features.shape)}: set {name}_channels, or tap another layer."
+                )
         with torch.autocast(student.device.type, enabled=False):
-            theirs = _pool(teacher).detach().clone()  # a teacher may have run in inference mode
-            return F.normalize(self.student_head(_pool(student)), dim=1), F.normalize(self.teacher_head(theirs), dim=1)
+            return F.normalize(self.student_head(ours), dim=1), F.normalize(self.teacher_head(theirs), dim=1)
 
     def check_index(self, index: Tensor, batch_size: int, least: int = 0) -> Tensor:
         """``index`` (B,) as integers, or ``ValueError`` unless it names rows of the banks.
@@ -99,16 +106,24 @@ class ContrastMemory(nn.Module):
             raise ValueError(
                 f"expected one integer index an image, {batch_size} in all; got {tuple(index.shape)} of {index.dtype}."
             )
-        fits = ((index >= least) & (index < len(self.labels))).all()
-        problem = f"an index is outside the memory's {len(self.labels)} training images"
-        if index.device.type == "cpu":
-            if not fits:
-                raise ValueError(
-                    f"{problem}: got {index.tolist()}. Make the memory of the labels of the data list you train on."
-                )
-        else:
-            torch._assert_async(fits, problem)
+        _require(
+            ((index >= least) & (index < len(self.labels))).all(),
+            f"an index is outside the memory's {len(self.labels)} training images",
+            index,
+        )
         return index.long()
+
+    def check_label(self, label: Tensor, index: Tensor) -> Tensor:
+        """``label`` (B,) as integers, or ``ValueError`` unless they are the memory's own of the rows ``index``."""
+        label = label.as_subclass(Tensor).reshape(-1)
+        if label.is_floating_point() or len(label) != len(index):
+            raise ValueError(
+                f"expected one integer class an image, {len(index)} in all; got {tuple(label.shape)} of {label.dtype}."
+            )
+        label = label.long()
+        known = self.labels.index_select(0, index)
+        _require((label == known).all(), "the classes of the batch are not those of the memory", label, known)
+        return label
 
     @torch.no_grad()
     def update(self, index: Tensor, student: Tensor, teacher: Tensor) -> None:
@@ -145,6 +160,18 @@ class ContrastMemory(nn.Module):
                 for rows in (self.student_rows, self.teacher_rows)
             )
         return ours, theirs
+
+
+def _require(holds: Tensor, problem: str, *seen: Tensor) -> None:
+    """Raise ``ValueError`` unless ``holds``; an accelerator is not waited for, there it fails in a later call."""
+    if holds.device.type != "cpu":
+        torch._assert_async(holds, problem)
+    elif not holds:
+        got = " against ".join(str(values.tolist()) for values in seen)
+        raise ValueError(
+            f"{problem}: got {got}. Make the memory of the labels of the data list you train on, in the order of its "
+            "index."
+        )
 
 
 def _check_labels(labels: Sequence[int] | Tensor) -> Tensor:

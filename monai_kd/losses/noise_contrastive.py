@@ -74,7 +74,7 @@ class NoiseContrastiveLoss(nn.Module):
         """The loss of both directions; arguments as in the losses' ``forward``."""
         ours, theirs = self.memory.embed(student, teacher)
         index = self.memory.check_index(index, len(ours))
-        label = None if label is None else _check_label(label, index)
+        label = None if label is None else self.memory.check_label(label, index)
         with torch.no_grad(), torch.autocast(ours.device.type, enabled=False):
             if self.sampled or table is not None:
                 compared = self._drawn(index, label, table)
@@ -99,12 +99,12 @@ class NoiseContrastiveLoss(nn.Module):
             constant = torch.where(constant.isnan(), estimate, constant)
             if self.training:
                 self.log_partition[which] = constant
-        logits = logits - (constant + log_noise)
+        logits = logits.sub_(constant + log_noise)
         both = positive + negative
-        value = (negative * logits - both * F.logsigmoid(logits)).sum() / len(anchors)
-        slope = both * torch.sigmoid(logits) - positive
+        value = _dot(negative, logits) - _dot(both, F.logsigmoid(logits))
+        slope = logits.sigmoid_().mul_(both).sub_(positive)
         gradient = slope @ rows if columns is None else _weighted_rows(slope, rows, columns)
-        return value, gradient / (self.temperature * len(anchors))
+        return value / len(anchors), gradient / (self.temperature * len(anchors))
 
     def _log_partition(self, logits: Tensor, drawn: Tensor) -> Tensor:
         """log of N times the mean exp(logit) over what an anchor is compared with, over all processes."""
@@ -201,6 +201,11 @@ class _WithGradient(torch.autograd.Function):
         return outer * gradient, None, None
 
 
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of products, without the products in memory."""
+    return torch.dot(a.reshape(-1), b.reshape(-1))
+
+
 def _products(anchors: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Products (B, n) of anchors (B, D) with their own rows, columns (B, n), without all of them in memory."""
     parts = [torch.einsum("bd,bnd->bn", anchors, rows[part]) for part in columns.split(_AT_ONCE, dim=1)]
@@ -217,12 +222,3 @@ def _below(bound: Tensor, count: int) -> Tensor:
     bound = bound.unsqueeze(1)
     draws = torch.rand(len(bound), count, device=bound.device)
     return torch.minimum((draws * bound).long(), bound - 1)
-
-
-def _check_label(label: Tensor, index: Tensor) -> Tensor:
-    label = label.as_subclass(Tensor).reshape(-1)
-    if label.is_floating_point() or len(label) != len(index):
-        raise ValueError(
-            f"expected one integer class an image, {len(index)} in all; got {tuple(label.shape)} of {label.dtype}."
-        )
-    return label.long()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine
@@ -26,6 +25,7 @@ from sklearn.metrics import (
 )
 from torch import Tensor
 
+from monai_kd._processes import processes, rank
 from monai_kd.metrics.regions import _file, _mean, _write_csv
 
 Array = NDArray[np.float64]
@@ -160,7 +160,7 @@ class ClassificationMetrics(Metric):
         if len(pred) != len(label):
             raise ValueError(f"expected one label for every prediction, got {len(pred)} and {len(label)}.")
         for row, index in zip(pred, label):
-            self._names.append(_file(row) or f"unnamed_{idist.get_rank()}_{len(self._rows):05}")
+            self._names.append(_file(row) or f"unnamed_{rank()}_{len(self._rows):05}")
             self._rows.append(as_row(row, self.class_names))
             self._labels.append(as_index(index))
 
@@ -198,11 +198,11 @@ class ClassificationMetrics(Metric):
         engine.state.metrics[name] = scores[self.score]
         details = vars(engine.state).setdefault("metric_details", {})
         details[name] = torch.from_numpy(confusion)
-        if self.classes_path is not None and idist.get_rank() == 0:
+        if self.classes_path is not None and rank() == 0:
             _write_classes(self.classes_path, self.class_names, scores, confusion)
 
     def _compute(self, probabilities: Array, labels: Classes) -> dict[str, float]:
-        if idist.get_rank() == 0:
+        if rank() == 0:
             _warn_missing(labels, self.class_names)
         return _scores(probabilities, labels, self.class_names)
 
@@ -218,7 +218,7 @@ class ClassificationMetrics(Metric):
             raise NotComputableError("ClassificationMetrics saw no images; was the evaluator run?")
         # A process without images sends one empty name.
         names = [name for name in string_list_all_gather(self._names, delimiter="\0") if name]
-        if idist.get_world_size() > 1:
+        if processes() > 1:
             first = np.sort(np.unique(names, return_index=True)[1])
             names, rows = [names[index] for index in first], rows[first]
         check_probabilities(rows[:, :width], self.class_names, names)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine
@@ -24,6 +23,7 @@ from scipy.ndimage import distance_transform_edt, find_objects
 from torch import Tensor
 
 from monai_kd._files import write_whole
+from monai_kd._processes import processes, rank
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
@@ -216,7 +216,7 @@ class RegionMetrics(Metric):
         if len(preds) != len(labels):
             raise ValueError(f"expected one label for every prediction, got {len(preds)} and {len(labels)}.")
         for pred, label in zip(preds, labels):
-            name = _file(label) or _file(pred) or f"unnamed_{idist.get_rank()}_{len(self._rows):05}"
+            name = _file(label) or _file(pred) or f"unnamed_{rank()}_{len(self._rows):05}"
             try:
                 scores = region_scores(pred, label, _spacing(pred, label), self.regions, self.empty, self.slice_axis)
             except ValueError as error:
@@ -250,7 +250,7 @@ class RegionMetrics(Metric):
         scores = self._aggregate(rows)
         engine.state.metrics.update(scores)
         engine.state.metrics[name] = scores[self.score]
-        if self.cases_path is not None and idist.get_rank() == 0:
+        if self.cases_path is not None and rank() == 0:
             _write_cases(self.cases_path, names, self._columns, rows)
 
     def _gather(self) -> tuple[list[str], NDArray[np.float64]]:
@@ -262,7 +262,7 @@ class RegionMetrics(Metric):
         # A process without cases sends one empty name.
         names = [name for name in string_list_all_gather(self._names, delimiter="\0") if name]
         order = sorted(range(len(names)), key=lambda index: names[index])
-        if idist.get_world_size() > 1:
+        if processes() > 1:
             order = [index for place, index in enumerate(order) if not place or names[index] != names[order[place - 1]]]
         return [Path(*Path(names[index]).parts[-2:]).as_posix() for index in order], rows[order]
 

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from monai_kd.taps import FeatureTaps, check_tap_names, unwrap
-from monai_kd.teachers.protocol import OUTPUT
+from monai_kd.taps import unwrap
+from monai_kd.teachers._network import NetworkTeacher
 
 __all__ = ["EMATeacher"]
 
 
-class EMATeacher(nn.Module):
+class EMATeacher(NetworkTeacher):
     """A mean teacher [0]: its weights are the exponential moving average of the student's.
 
     After the t-th optimiser step (t = 0, 1, ...) its weights become ``a * own + (1 - a) * student`` with
@@ -57,7 +57,7 @@ class EMATeacher(nn.Module):
         input_key: str = "image",
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(input_key, transform)
         if not isinstance(network, nn.Module):
             raise TypeError(f"a mean teacher copies a torch.nn.Module, got {type(network).__name__}.")
         if not 0 <= decay < 1:
@@ -73,20 +73,9 @@ class EMATeacher(nn.Module):
         self.decay = decay
         self.buffers_mode = buffers
         self.train_mode = train_mode
-        self.transform = transform
         self.updates = 0
-        self._input_key = input_key
         self.network = _without_parameters(copy.deepcopy(student))
         self.train()
-
-    @property
-    def input_key(self) -> str:
-        """The batch key of this teacher's images."""
-        return self._input_key
-
-    def check(self, taps: Sequence[str], name: str = "teacher") -> None:
-        """Raise ``ValueError`` when a tap does not exist."""
-        check_tap_names(self.network, [tap for tap in taps if tap != OUTPUT], owner=f"the teacher '{name}'")
 
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
@@ -121,16 +110,10 @@ class EMATeacher(nn.Module):
                 own[name].copy_(statistics[name])
         self.updates += 1
 
-    @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], taps: Sequence[str]) -> dict[str, Any]:
-        """Outputs of the tapped layers, as those of a ``FrozenTeacher``."""
-        images = batch[self.input_key]
-        if self.transform is not None:
-            images = self.transform(images)
+        """Outputs of the tapped layers, ``{tap: output}``, as those of a ``FrozenTeacher``."""
         self.network.train(self.train_mode)  # a validation of the teacher may have set it to eval mode
-        with FeatureTaps(self.network, [tap for tap in taps if tap != OUTPUT]) as recorder:
-            output = self.network(images)
-            return {OUTPUT: output, **recorder.outputs()}
+        return super().forward(batch, taps)
 
     def train(self, mode: bool = True) -> EMATeacher:
         """Stay in the mode of ``train_mode`` whatever ``mode`` says."""

@@ -6,17 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from monai_kd.checkpoints import load_weights
-from monai_kd.taps import FeatureTaps, check_tap_names
-from monai_kd.teachers.protocol import OUTPUT
+from monai_kd.teachers._network import NetworkTeacher
 
 __all__ = ["FrozenTeacher"]
 
 
-class FrozenTeacher(nn.Module):
+class FrozenTeacher(NetworkTeacher):
     """A trained network that only answers: eval mode, no gradients, never in an optimiser or a checkpoint.
 
     Calling ``train()`` on it, or on anything that holds it, leaves it in eval mode. It follows ``.to(device)``.
@@ -45,48 +43,28 @@ class FrozenTeacher(nn.Module):
         input_key: str = "image",
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(input_key, transform)
         if not isinstance(network, nn.Module):
             raise TypeError(f"the teacher's network must be a torch.nn.Module, got {type(network).__name__}.")
         if checkpoint is not None:
             load_weights(network, checkpoint)
         # In a tuple, so that the network is no child: its weights stay out of parameters() and state_dict().
         self._frozen = (network.eval().requires_grad_(False),)
-        self._input_key = input_key
-        self.transform = transform
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> nn.Module:  # type: ignore[override]  # cannot be replaced
         """The teacher's network."""
         return self._frozen[0]
 
-    @property
-    def input_key(self) -> str:
-        """The batch key of this teacher's images."""
-        return self._input_key
-
-    def check(self, taps: Sequence[str], name: str = "teacher") -> None:
-        """Raise ``ValueError`` when a tap does not exist."""
-        check_tap_names(self.network, [tap for tap in taps if tap != OUTPUT], owner=f"the teacher '{name}'")
-
-    @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], taps: Sequence[str]) -> dict[str, Any]:
-        """Outputs of the tapped layers.
+        """Outputs of the tapped layers, ``{tap: output}``.
 
         Args:
             batch: must hold the images under ``input_key``, (B, C, *spatial), on the network's device.
             taps: layer names, or "output" for what the network returns.
-
-        Returns:
-            ``{tap: output}``.
         """
-        images = batch[self.input_key]
-        if self.transform is not None:
-            images = self.transform(images)
         self.network.eval()  # someone may have reached the network, or a layer of it, itself
-        with FeatureTaps(self.network, [tap for tap in taps if tap != OUTPUT]) as recorder:
-            output = self.network(images)
-            return {OUTPUT: output, **recorder.outputs()}
+        return super().forward(batch, taps)
 
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Stay in eval mode whatever ``mode`` says."""

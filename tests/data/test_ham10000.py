@@ -213,3 +213,17 @@ def test_on_ham10000():
     assert (report.items, report.labelled) == (1855, 1855)
     assert not report.errors, str(report)
     assert not report.warnings, str(report)
+
+
+def test_a_table_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "HAM10000_metadata.csv").write_bytes(
+        "lesion_id,image_id,dx,localization\n1,2,nv,r\xfccken\n".encode("latin-1")
+    )
+    with pytest.raises(DataError, match=r"HAM10000_metadata.csv is not UTF-8 .* at byte"):
+        ham10000_datalist(tmp_path)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5])
+def test_a_seed_out_of_range_is_refused_at_once(seed, tmp_path):
+    with pytest.raises(ValueError, match="seed must be an integer from 0"):
+        ham10000_datalist(tmp_path, seed=seed)

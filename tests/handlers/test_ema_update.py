@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,9 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import CheckpointSaver, ValidationHandler
 from torch import nn
 
-from monai_kd.handlers import EMAUpdateHandler
+from monai_kd import DistillationTerm, Distiller
+from monai_kd.handlers import DistillationHandler, EMAUpdateHandler
+from monai_kd.losses import SoftTargetLoss
 from monai_kd.teachers import EMATeacher, FrozenTeacher
 
 # MONAI's amp autocasts "cuda" and warns on a machine without one; its branch runs all the same.
@@ -244,13 +247,9 @@ def test_a_teacher_of_another_network_is_refused_at_the_first_step():
 
 def test_processes_validate_the_statistics_of_the_first_one(monkeypatch):
     """Here this process stands for any other one, and those of the first are all 7."""
-    others = SimpleNamespace(
-        is_available=lambda: True,
-        is_initialized=lambda: True,
-        get_world_size=lambda: 2,
-        broadcast=lambda buffer, source: buffer.fill_(7) if source == 0 else None,
-    )
+    others = SimpleNamespace(broadcast=lambda buffer, source: buffer.fill_(7) if source == 0 else None)
     monkeypatch.setattr("monai_kd.handlers.ema_update.dist", others)
+    monkeypatch.setattr("monai_kd.handlers.ema_update.processes", lambda: 2)
     student = network()
     teacher, seen = EMATeacher(student), []
     evaluator = SupervisedEvaluator("cpu", batches(1), teacher.network)
@@ -261,3 +260,15 @@ def test_processes_validate_the_statistics_of_the_first_one(monkeypatch):
     trainer_for(student, batches(2), handlers, epochs=2).run()
     assert len(seen) > 20
     assert {int(value) for value in seen} == {7}
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_teacher_that_nobody_updates_is_reported(attached, caplog):
+    student = network()
+    teacher = EMATeacher(student)
+    distiller = Distiller(student, teacher, [DistillationTerm("consistency", SoftTargetLoss(1.0))])
+    handlers = [DistillationHandler(distiller, name="distillation"), *[EMAUpdateHandler(teacher)] * attached]
+    with caplog.at_level(logging.INFO, "distillation"):
+        trainer_for(student, batches(2), handlers, epochs=2).run()
+    warnings = [record.message for record in caplog.records if "give the trainer an EMAUpdateHandler" in record.message]
+    assert len(warnings) == (0 if attached else 1)

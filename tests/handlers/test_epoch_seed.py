@@ -105,7 +105,7 @@ def test_generators_of_the_user_are_seeded(num_workers):
 
 
 def test_ranks_differ(monkeypatch):
-    monkeypatch.setattr("monai_kd.handlers.epoch_seed._rank", lambda: 1)
+    monkeypatch.setattr("monai_kd.handlers.epoch_seed.rank", lambda: 1)
     other = drawn(loader_of())
     monkeypatch.undo()
     assert not torch.equal(other[1], drawn(loader_of())[1])

@@ -392,7 +392,7 @@ def test_a_run_that_is_killed_while_it_writes_keeps_its_file(folders, monkeypatc
 
 
 def test_other_ranks_write_nothing(folders, monkeypatch):
-    monkeypatch.setattr("monai_kd.handlers.resume._rank", lambda: 1)
+    monkeypatch.setattr("monai_kd.handlers.resume.rank", lambda: 1)
     assert not Run(folders("a"), init=1).run().resume.path.exists()
 
 
@@ -644,3 +644,15 @@ def test_messages(tmp_path):
     trainer, _ = trainer_with(tmp_path / "r.pt", Holding({"a": [len]}))
     with pytest.raises(TypeError, match=r"'thing\.a\.0' is a builtin_function_or_method; only tensors"):
         trainer.run()
+
+
+def test_a_new_run_says_that_it_replaces_the_file_of_a_stopped_one(folders, caplog):
+    Run(folders("run"), init=1, epochs=1).run()
+    with caplog.at_level(logging.WARNING):
+        Run(folders("run"), init=1, epochs=1).run()
+    assert "this run starts anew; at the end of its first epoch it replaces" in caplog.text
+    caplog.clear()
+    resumed = Run(folders("run"), init=2, epochs=1)
+    resumed.resume.load(resumed.trainer)
+    resumed.run()
+    assert "starts anew" not in caplog.text

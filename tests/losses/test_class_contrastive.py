@@ -295,16 +295,17 @@ def test_without_negatives_only_positives_count(labels, sampled, noise):
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_a_class_that_no_image_of_the_memory_has(sampled):
-    """Its image has no positive but itself."""
-    loss = random_case(sampled=sampled)
-    index = torch.tensor([2, 7])
-    for label in (0, 5, 100):
-        value = loss(*features(2), torch.full((2,), label), index)
-        assert value.isfinite()
-    positive = loss._all_rows(index, torch.tensor([5, 100])).positive
-    torch.testing.assert_close(positive, F.one_hot(index, len(UNEVEN)).double())
-    assert (loss._drawn(index, torch.tensor([0, 100]), None).columns[:, :3] == index[:, None]).all()
+@pytest.mark.parametrize("wrong", [0, 5, 100])
+def test_a_class_that_is_not_the_memorys_is_refused(wrong, sampled):
+    """An image would be its own positive and negative, or have neither."""
+    loss, index = random_case(sampled=sampled), torch.tensor([2, 7])
+    label = loss.memory.labels[index].clone()
+    assert loss(*features(2), label, index).isfinite()
+    before = loss.memory.student_rows.clone()
+    label[1] = wrong if label[1] != wrong else wrong + 1
+    with pytest.raises(ValueError, match=rf"classes of the batch are not those of the memory: got .*{int(label[1])}\]"):
+        loss(*features(2), label, index)
+    assert torch.equal(loss.memory.student_rows, before)
 
 
 def test_draws_for_large_banks_only():

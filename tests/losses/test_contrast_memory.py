@@ -333,3 +333,11 @@ def test_two_processes_remember_what_one_does(tmp_path):
     torch.testing.assert_close(sum(losses) / 2, expected.pop("losses"))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
     torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_other_channels_than_the_memorys_are_refused(side):
+    memory = ContrastMemory([0, 1], student_channels=8, teacher_channels=6)
+    shapes = {"student": (2, 8), "teacher": (2, 6), side: (2, 5, 3, 3)}
+    with pytest.raises(ValueError, match=rf"channels of the {side}, got features \(2, 5\): set {side}_channels"):
+        memory.embed(torch.rand(shapes["student"]), torch.rand(shapes["teacher"]))
