@@ -690,13 +690,21 @@ def test_a_class_without_training_pictures(lesions, tmp_path):
     assert files(tmp_path) == []
 
 
-def test_an_index_outside_the_banks(lesions, tmp_path):
+@pytest.mark.parametrize(
+    ("shift", "expected"), [(1000, "outside the memory's {count} training images"), (1, "not those of the memory")]
+)
+def test_an_index_that_is_not_the_memorys(shift, expected, lesions, tmp_path):
     datalist = ham10000_datalist(lesions)
     for item in datalist["training"]:
-        item["index"] += 1
+        item["index"] += shift
     message = message_of("train.json", **settings(lesions, tmp_path, datalist=datalist))
-    assert f"outside the memory's {len(datalist['training'])} training images" in message
+    assert expected.format(count=len(datalist["training"])) in message
     assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_method_that_would_begin_after_the_training_says_so(lesions, tmp_path):
+    with pytest.warns(UserWarning, match="begin with epoch 21, but the training ends with 1: lower first_epoch"):
+        run("train.json", **settings(lesions, tmp_path, epochs=1, first_epoch=21))
 
 
 def test_pictures_too_small_for_the_network(lesions, tmp_path):
