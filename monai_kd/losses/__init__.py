@@ -11,6 +11,7 @@ from monai_kd.losses.deep_supervision import DeepSupervisionDistillationLoss, St
 from monai_kd.losses.dist import DISTLoss
 from monai_kd.losses.dkd import DKDLoss
 from monai_kd.losses.focal_dice import FocalDiceLoss
+from monai_kd.losses.hard_target import HardTargetLoss
 from monai_kd.losses.hint import HintLoss
 from monai_kd.losses.importance_map import ImportanceMapLoss
 from monai_kd.losses.prediction_map import PredictionMapLoss
@@ -33,6 +34,7 @@ __all__ = [
     "DKDLoss",
     "DeepSupervisionDistillationLoss",
     "FocalDiceLoss",
+    "HardTargetLoss",
     "HintLoss",
     "ImportanceMapLoss",
     "PredictionMapLoss",

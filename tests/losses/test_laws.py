@@ -165,6 +165,7 @@ def test_every_loss_is_held_to_the_laws():
         "DeepSupervisionDistillationLoss",
         "StackedDeepSupervisionLoss",
         "FocalDiceLoss",
+        "HardTargetLoss",
         "StructureLoss",
         "SymmetricalGuidingLoss",
     }
