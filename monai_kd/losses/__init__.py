@@ -10,10 +10,13 @@ from monai_kd.losses.crd import CRDLoss
 from monai_kd.losses.deep_supervision import DeepSupervisionDistillationLoss, StackedDeepSupervisionLoss
 from monai_kd.losses.dist import DISTLoss
 from monai_kd.losses.dkd import DKDLoss
+from monai_kd.losses.ensemble_soft_target import EnsembleSoftTargetLoss
 from monai_kd.losses.focal_dice import FocalDiceLoss
+from monai_kd.losses.fused_teacher import FusionHintLoss, FusionSoftTargetLoss, FusionTaskLoss
 from monai_kd.losses.hard_target import HardTargetLoss
 from monai_kd.losses.hint import HintLoss
 from monai_kd.losses.importance_map import ImportanceMapLoss
+from monai_kd.losses.normalized_hint import NormalizedHintLoss
 from monai_kd.losses.prediction_map import PredictionMapLoss
 from monai_kd.losses.rkd import RKDLoss
 from monai_kd.losses.similarity_preserving import SimilarityPreservingLoss
@@ -21,6 +24,7 @@ from monai_kd.losses.soft_target import SoftTargetLoss
 from monai_kd.losses.structure import StructureLoss
 from monai_kd.losses.symmetrical_guiding import SymmetricalGuidingLoss
 from monai_kd.losses.teacher_dice import TeacherDiceLoss
+from monai_kd.losses.teacher_fusion import MultiTeacherAttentionFusion
 
 __all__ = [
     "AttentionSupervisionLoss",
@@ -33,10 +37,16 @@ __all__ = [
     "DISTLoss",
     "DKDLoss",
     "DeepSupervisionDistillationLoss",
+    "EnsembleSoftTargetLoss",
     "FocalDiceLoss",
+    "FusionHintLoss",
+    "FusionSoftTargetLoss",
+    "FusionTaskLoss",
     "HardTargetLoss",
     "HintLoss",
     "ImportanceMapLoss",
+    "MultiTeacherAttentionFusion",
+    "NormalizedHintLoss",
     "PredictionMapLoss",
     "RKDLoss",
     "SimilarityPreservingLoss",
