@@ -121,7 +121,8 @@ def test_exported_network_answers_as_the_network(bundle, tmp_path):
     torch.manual_seed(0)
     configs = bundle / "configs"
     expected = read(bundle, "metadata")["network_data_format"]
-    shape = [1, expected["inputs"]["image"]["num_channels"], *[32] * len(spatial_shape(bundle))]
+    sizes = [size if isinstance(size, int) else 32 for size in spatial_shape(bundle)]
+    shape = [1, expected["inputs"]["image"]["num_channels"], *sizes]
     parser = ConfigParser()
     parser.read_config(str(configs / "inference.json"))
     network = parser.get_parsed_content("network_def").eval()
