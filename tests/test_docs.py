@@ -47,6 +47,12 @@ def test_links_lead_somewhere(page):
             assert anchor in {re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings}, target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_nothing_is_left_to_be_filled_in(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if re.fullmatch(r"[A-Z]{4,}(_[A-Z]+)*", line.strip())] == []
+
+
 def test_quick_start_logs_its_terms():
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
