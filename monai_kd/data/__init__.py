@@ -6,6 +6,7 @@ from monai_kd.data.brain_slices import brain_slice, make_brain_mri_images
 from monai_kd.data.checks import Case, CheckReport, DataError, check_datalist, require_splits
 from monai_kd.data.class_checks import check_classes
 from monai_kd.data.class_weights import class_weights
+from monai_kd.data.cross_validation import cross_validation_fold
 from monai_kd.data.ct_intensities import simulate_ct
 from monai_kd.data.ct_phantoms import abdomen_labels, make_ct_cases
 from monai_kd.data.decathlon import decathlon_datalist
@@ -23,6 +24,7 @@ from monai_kd.data.overlay import MaskScopeOverlayd, scope_overlay_box
 from monai_kd.data.phantoms import make_polyp_frames, polyp_frame
 from monai_kd.data.polyp import polyp_datalist
 from monai_kd.data.regions import ToRegionsd, to_regions
+from monai_kd.data.smote import smote_items
 from monai_kd.data.spacing import SafeSpacingd
 from monai_kd.data.unlabelled import FillMissingLabeld
 from monai_kd.data.volume_cache import VolumeCacheDataset
@@ -52,6 +54,7 @@ __all__ = [
     "check_datalist",
     "check_volumes",
     "class_weights",
+    "cross_validation_fold",
     "decathlon_datalist",
     "endoscopy_frame",
     "ham10000_datalist",
@@ -73,6 +76,7 @@ __all__ = [
     "scaled_size",
     "scope_overlay_box",
     "simulate_ct",
+    "smote_items",
     "to_regions",
     "volume_datalist",
 ]

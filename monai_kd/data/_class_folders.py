@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from monai_kd.data._class_splits import ClassImage
-from monai_kd.data._class_table import _find, _read_table
+from monai_kd.data._class_table import find_files, read_table
 from monai_kd.data.checks import DataError
 from monai_kd.data.near_duplicates import near_duplicate_groups
 
@@ -36,7 +36,7 @@ def read_class_folders(
     problems: list[str] = []
     found: dict[str, tuple[Path, int]] = {}
     for (_, name), folder in folders.items():
-        paths = _find(folder, _SUFFIXES, None, problems).values() if folder.is_dir() else []
+        paths = find_files(folder, _SUFFIXES, None, problems).values() if folder.is_dir() else []
         if not paths:
             problems.append(f"no image in {folder} (is the download complete, is all of it unpacked?)")
         found.update({path.relative_to(root).as_posix(): (path, classes.index(name)) for path in paths})
@@ -61,7 +61,7 @@ def image_groups(root: Path, paths: Mapping[str, Path], progress: bool = False) 
         first = {str(paths[name]): name for name in reversed(names)}
         groups = near_duplicate_groups((paths[name] for name in names), progress=progress)
         return {name: first[group] for name, group in zip(names, groups)}
-    rows = _read_table(table, ["image", "near_duplicate_group"])
+    rows = read_table(table, ["image", "near_duplicate_group"])
     listed = Counter(row["image"] for row in rows)
     problems = {
         "images listed more than once": [name for name, count in listed.items() if count > 1],

@@ -75,11 +75,29 @@ def class_datalist(
     _warn_of_small_classes(images, classes, folds)
 
     test = stratified_group_folds(labels, groups, folds, seed) == fold
+    return items_around(test, images, classes, val_fraction, labelled_fraction, seed)
+
+
+def items_around(
+    test: np.ndarray,
+    images: Sequence[ClassImage],
+    classes: Sequence[str],
+    val_fraction: float,
+    labelled_fraction: float,
+    seed: int,
+) -> dict[str, list[Item]]:
+    """Training, validation and test items, in the order of ``images``, for a given test part, boolean of shape (N,).
+
+    Raises:
+        DataError: nothing is left for training, or for the test.
+    """
+    labels = np.array([image.label for image in images], dtype=int)
     validation = np.zeros_like(test)
     if val_fraction > 0:
         rest = np.flatnonzero(~test)
+        counts = np.bincount(labels, minlength=len(classes))
         wanted = [round(val_fraction * count) for count in counts.tolist()]
-        validation[rest] = split_off_groups(labels[rest], [groups[index] for index in rest], wanted, seed)
+        validation[rest] = split_off_groups(labels[rest], [images[index].group for index in rest], wanted, seed)
     parts = {"training": ~test & ~validation, "validation": validation, "test": test}
     items: dict[str, list[Item]] = {
         name: [{"image": str(images[index].path), "label": images[index].label} for index in np.flatnonzero(part)]

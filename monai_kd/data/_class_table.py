@@ -43,9 +43,9 @@ def read_images(
         DataError: a column is missing, or everything that does not fit between table and files.
     """
     columns = [name, label] + ([group] if group else [])
-    rows = _read_table(table, columns)
+    rows = read_table(table, columns)
     problems: list[str] = []
-    files = _find(root, suffixes, without, problems)
+    files = find_files(root, suffixes, without, problems)
     listed = Counter(row[name] for row in rows)
 
     def report(problem: str, cases: Sequence[str]) -> None:
@@ -68,7 +68,12 @@ def read_images(
     ]
 
 
-def _read_table(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file, these columns alone.
+
+    Raises:
+        DataError: a column is missing, or the file is not UTF-8.
+    """
     # Spreadsheet programs put a byte order mark in front.
     try:
         text = table.read_text(encoding="utf-8-sig")
@@ -84,7 +89,7 @@ def _read_table(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         return [{column: (row[column] or "").strip() for column in columns} for row in reader]
 
 
-def _find(root: Path, suffixes: tuple[str, ...], without: str | None, problems: list[str]) -> dict[str, Path]:
+def find_files(root: Path, suffixes: tuple[str, ...], without: str | None, problems: list[str]) -> dict[str, Path]:
     """Files by name without suffix; two under one name that differ in size go to ``problems``."""
     files: dict[str, Path] = {}
     walked = set()

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
+from monai_kd.data._drawing import step
+
 # Lengths are in half the shorter side of the picture. Everything that belongs to the skin is drawn in the skin's own
 # coordinates, which the camera turns, zooms and moves.
 
@@ -66,12 +68,6 @@ class Frame:
             ink = round(255 * min(1.0, thickness * scale / 1.2))  # thinner than can be drawn: fainter instead
             draw.line([*np.stack([right, down], axis=1).ravel()], fill=ink, width=max(1, round(thickness * scale)))
         return np.asarray(sheet.reduce(2), dtype=np.float32) / 255
-
-
-def step(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0 below ``low``, 1 above ``high``, smooth between."""
-    ratio = np.clip((values - low) / (high - low), 0, 1)
-    return np.asarray(ratio * ratio * (3 - 2 * ratio))
 
 
 def plain_skin(rng: np.random.Generator, frame: Frame) -> np.ndarray:

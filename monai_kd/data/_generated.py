@@ -1,13 +1,15 @@
-"""Generated folders: written whole or not at all, and never over anything else."""
+"""Generated folders: written whole or not at all, and never over anything else; what goes into them."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 _MARKER = "phantoms.json"
 
@@ -53,6 +55,23 @@ def generate_folder(
 def mark_generated(folder: Path, made: dict[str, Any]) -> None:
     """Say in ``folder`` what it was made from."""
     (folder / _MARKER).write_text(json.dumps(made, indent=2) + "\n")
+
+
+def height_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """Of one number or two, at least 32 each."""
+    pair = (size, size) if isinstance(size, (int, np.integer)) else tuple(size)
+    if len(pair) != 2 or min(pair) < 32:
+        raise ValueError(f"pictures must be at least 32 pixels high and wide, got size {size}.")
+    return int(pair[0]), int(pair[1])
+
+
+def scenes(classes: int, twice: float, seed: int) -> Iterator[tuple[int, int, int]]:
+    """Scene, class and view, one picture after the other without end; that share of the scenes comes twice."""
+    scene = 0
+    while True:
+        views = 1 + (np.random.default_rng([seed, scene, 3]).random() < twice)
+        yield from ((scene, scene % classes, view) for view in range(views))
+        scene += 1
 
 
 def _is_free(target: Path, made: dict[str, Any], contents: str, damage: Callable[[Path, dict[str, Any]], str]) -> bool:

@@ -15,12 +15,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from monai_kd.data._dermatoscope import step
-from monai_kd.data._generated import generate_folder, mark_generated
+from monai_kd.data._drawing import blob, noise, step
+from monai_kd.data._generated import generate_folder, height_width, mark_generated, scenes
 from monai_kd.data.brain_mri import BRAIN_MRI_CLASSES
-from monai_kd.data.endoscopy import scenes
-from monai_kd.data.lesions import _height_width
-from monai_kd.data.phantoms import _blob, _noise
 
 __all__ = ["brain_slice", "make_brain_mri_images"]
 
@@ -61,7 +58,7 @@ def brain_slice(
         np.random.default_rng([*seeds, *part]) for part in ((0,), (1,), (2,), (3, view))
     )
     name = BRAIN_MRI_CLASSES[class_index]
-    head = _Head(around, _height_width(size), base=name == "pituitary" or around.random() < 0.4)
+    head = _Head(around, height_width(size), base=name == "pituitary" or around.random() < 0.4)
     if name in _TUMOURS:
         _TUMOURS[name](within, head)
     return _scan(sequence, scanner, head)
@@ -101,7 +98,7 @@ def make_brain_mri_images(
         "generation": _GENERATION,
         "kind": "brain slices",
         "count": int(count),
-        "size": list(_height_width(size)),
+        "size": list(height_width(size)),
         "seed": int(seed),
     }
     return generate_folder(root, made, "slices", _write, _damage)
@@ -164,11 +161,11 @@ class _Head:
 
     def noise(self, rng: np.random.Generator, grain: float) -> np.ndarray:
         """Smooth noise of about unit size; ``grain`` is the length over which it changes."""
-        return _noise(rng, self.y.shape, max(grain, 1.5 * self.pixel))
+        return noise(rng, self.y.shape, max(grain, 1.5 * self.pixel))
 
     def blob(self, rng: np.random.Generator, centre: tuple[float, float], radius: float, rough: float) -> np.ndarray:
         """Distance over that of an irregular outline: below 1 inside."""
-        return _blob(rng, self.y, self.x, centre, radius, rough)
+        return blob(rng, self.y, self.x, centre, radius, rough)
 
     def spot(self, y: float, x: float, height: float, width: float, soft: float = 0.25) -> np.ndarray:
         """An ellipse with a soft edge."""

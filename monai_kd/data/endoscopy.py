@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,22 +17,19 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from monai_kd.data._dermatoscope import step
-from monai_kd.data._generated import generate_folder, mark_generated
-from monai_kd.data.kvasir_v2 import KVASIR_V2_CLASSES
-from monai_kd.data.lesions import _height_width
-from monai_kd.data.phantoms import (
-    _aperture,
-    _blob,
-    _camera,
-    _clutter,
-    _distract,
-    _light,
-    _mucosa,
-    _noise,
-    _polyps,
-    _somewhere,
+from monai_kd.data._drawing import blob, noise, step
+from monai_kd.data._endoscope import (
+    add_clutter,
+    add_distractors,
+    add_light,
+    add_polyps,
+    aperture,
+    develop,
+    mucosa,
+    somewhere,
 )
+from monai_kd.data._generated import generate_folder, height_width, mark_generated, scenes
+from monai_kd.data.kvasir_v2 import KVASIR_V2_CLASSES
 
 __all__ = ["endoscopy_frame", "make_endoscopy_images"]
 
@@ -72,7 +69,7 @@ def endoscopy_frame(
     """
     if class_index not in range(len(KVASIR_V2_CLASSES)):
         raise ValueError(f"class_index must be 0 to 7 ({', '.join(KVASIR_V2_CLASSES)}), got {class_index}.")
-    height, width = _height_width(size)
+    height, width = height_width(size)
     seeds = [int(seed)] if isinstance(seed, (int, np.integer)) else [int(number) for number in seed]
     around, within, device, camera = (np.random.default_rng([*seeds, *part]) for part in ((0,), (1,), (2,), (3, view)))
     unit = min(height, width) / 2
@@ -81,16 +78,16 @@ def endoscopy_frame(
     y, x = np.mgrid[-edge : height + edge, -edge : width + edge].astype(np.float32)
     y, x = (y + 0.5 - height / 2) / unit, (x + 0.5 - width / 2) / unit
     inner = slice(edge, edge + height), slice(edge, edge + width)
-    visible = _aperture(device, y[inner], x[inner])
+    visible = aperture(device, y[inner], x[inner])
 
-    scene = _Scene(y, x, np.pad(visible, edge, mode="edge"), *_mucosa(around, y, x))
+    scene = _Scene(y, x, np.pad(visible, edge, mode="edge"), *mucosa(around, y, x))
     name = KVASIR_V2_CLASSES[class_index]
-    _distract(around, y, x, scene.relief, scene.colour)
+    add_distractors(around, y, x, scene.relief, scene.colour)
     _PAINTERS[name](within, scene)
-    image = _light(around, y, x, scene.relief, scene.darkness, np.clip(scene.colour, 0.02, 1), unit)
-    _clutter(around, y, x, image)
+    image = add_light(around, y, x, scene.relief, scene.darkness, np.clip(scene.colour, 0.02, 1), unit)
+    add_clutter(around, y, x, image)
     top, left = (edge + round(2 * unit * _MOVE * move) for move in camera.uniform(-1, 1, 2) * (view > 0))
-    frame = _camera(camera, image[top : top + height, left : left + width], visible, unit)
+    frame = develop(camera, image[top : top + height, left : left + width], visible, unit)
     if name in _WITH_OVERLAY and device.random() < 0.33:
         _show_position(device, frame)
     return frame
@@ -130,19 +127,10 @@ def make_endoscopy_images(
         "generation": _GENERATION,
         "kind": "endoscopy",
         "count": int(count),
-        "size": list(_height_width(size)),
+        "size": list(height_width(size)),
         "seed": int(seed),
     }
     return generate_folder(root, made, "frames", _write, _damage)
-
-
-def scenes(classes: int, twice: float, seed: int) -> Iterator[tuple[int, int, int]]:
-    """Scene, class and view, one picture after the other without end; that share of the scenes comes twice."""
-    scene = 0
-    while True:
-        views = 1 + (np.random.default_rng([seed, scene, 3]).random() < twice)
-        yield from ((scene, scene % classes, view) for view in range(views))
-        scene += 1
 
 
 def _damage(folder: Path, made: dict[str, Any]) -> str:
@@ -175,10 +163,10 @@ class _Scene:
     colour: np.ndarray
 
     def noise(self, rng: np.random.Generator, grain: float) -> np.ndarray:
-        return _noise(rng, self.y.shape, max(grain, 0.03))
+        return noise(rng, self.y.shape, max(grain, 0.03))
 
     def blob(self, rng: np.random.Generator, centre: tuple[float, float], radius: float, rough: float) -> np.ndarray:
-        return _blob(rng, self.y, self.x, centre, radius, rough)
+        return blob(rng, self.y, self.x, centre, radius, rough)
 
     def mix(self, cover: np.ndarray, colour: Sequence[float] | np.ndarray) -> None:
         """Cover the mucosa, by shares in [0, 1], with a colour."""
@@ -195,12 +183,12 @@ class _Scene:
 
 
 def _paint_polyps(rng: np.random.Generator, scene: _Scene) -> None:
-    _polyps(rng, scene.y, scene.x, scene.visible, scene.relief, scene.darkness, scene.colour)
+    add_polyps(rng, scene.y, scene.x, scene.visible, scene.relief, scene.darkness, scene.colour)
 
 
 def _paint_dyed_polyps(rng: np.random.Generator, scene: _Scene) -> None:
     """Polyps on a cushion of blue fluid, some of them dyed hardly at all."""
-    mask = _polyps(rng, scene.y, scene.x, scene.visible, scene.relief, scene.darkness, scene.colour)
+    mask = add_polyps(rng, scene.y, scene.x, scene.visible, scene.relief, scene.darkness, scene.colour)
     unit = min(mask.shape) / 2
     around = gaussian_filter(mask.astype(np.float32), rng.uniform(0.15, 0.35) * unit)
     cushion = np.clip(around / around.max() * rng.uniform(1.2, 2.2), 0, 1)
@@ -214,7 +202,7 @@ def _paint_dyed_polyps(rng: np.random.Generator, scene: _Scene) -> None:
 def _paint_resection(rng: np.random.Generator, scene: _Scene) -> None:
     """A pale crater where a polyp was, with a burnt or red rim, on what is left of the blue cushion."""
     radius = rng.uniform(0.22, 0.55)
-    ratio = scene.blob(rng, _somewhere(rng, scene.y, scene.x, 0.45), radius, rng.uniform(0.1, 0.5))
+    ratio = scene.blob(rng, somewhere(rng, scene.y, scene.x, 0.45), radius, rng.uniform(0.1, 0.5))
     inside = 1 - step(ratio, 0.85, 1.05)
     cushion = 1 - step(ratio, 1.0, rng.uniform(1.5, 2.4))
     scene.relief += cushion * rng.uniform(0.05, 0.2) - inside * rng.uniform(0.1, 0.4) * radius
@@ -239,7 +227,7 @@ def _paint_colitis(rng: np.random.Generator, scene: _Scene) -> None:
     scene.stain(active * patches * np.clip(0.32 + 0.12 * grains, 0, 1), (0.1, 1.0, 0.85))
     scene.relief += active * 0.006 * grains
     for _ in range(rng.integers(0, 2 + round(10 * active))):
-        ratio = scene.blob(rng, _somewhere(rng, scene.y, scene.x), rng.uniform(0.03, 0.16), 0.6)
+        ratio = scene.blob(rng, somewhere(rng, scene.y, scene.x), rng.uniform(0.03, 0.16), 0.6)
         scene.stain(np.exp(-(((ratio - 1.1) / 0.5) ** 2)) * rng.uniform(0.1, 0.5), (0.1, 1.0, 0.9))
         scene.mix((1 - step(ratio, 0.6, 1.0)) * rng.uniform(0.4, 0.9), (0.85, 0.76, 0.55))
     if rng.random() < active:
@@ -249,7 +237,7 @@ def _paint_colitis(rng: np.random.Generator, scene: _Scene) -> None:
 
 def _paint_cecum(rng: np.random.Generator, scene: _Scene) -> None:
     """The end of the colon: no lumen, folds that meet, the crescent of the appendix, some stool."""
-    centre = _somewhere(rng, scene.y, scene.x, 0.45)
+    centre = somewhere(rng, scene.y, scene.x, 0.45)
     down, right = scene.y - centre[0], scene.x - centre[1]
     distance, angle = np.hypot(down, right), np.arctan2(down, right)
     scene.darkness *= rng.uniform(0.1, 0.5)
@@ -272,7 +260,7 @@ def _paint_cecum(rng: np.random.Generator, scene: _Scene) -> None:
 
 def _paint_pylorus(rng: np.random.Generator, scene: _Scene) -> None:
     """The way out of the stomach: a round opening, wide or nearly closed, in a ring of smooth folds."""
-    centre = _somewhere(rng, scene.y, scene.x, 0.35)
+    centre = somewhere(rng, scene.y, scene.x, 0.35)
     opening = rng.uniform(0.05, 0.22)
     ratio = scene.blob(rng, centre, opening, rng.uniform(0.02, 0.12))
     angle = np.arctan2(scene.y - centre[0], scene.x - centre[1])
@@ -289,7 +277,7 @@ def _paint_pylorus(rng: np.random.Generator, scene: _Scene) -> None:
 
 def _paint_z_line(rng: np.random.Generator, scene: _Scene) -> tuple[np.ndarray, np.ndarray]:
     """Where pale oesophagus meets salmon-red stomach; returns distance over the border's, and angle."""
-    centre = _somewhere(rng, scene.y, scene.x, 0.3)
+    centre = somewhere(rng, scene.y, scene.x, 0.3)
     down, right = scene.y - centre[0], scene.x - centre[1]
     distance, angle = np.hypot(down, right), np.arctan2(down, right)
     scene.relief *= rng.uniform(0.3, 0.7)

@@ -13,15 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from monai_kd.data._class_folders import image_groups, some_of
-from monai_kd.data._class_splits import (
-    ClassImage,
-    check_split,
-    keep_class_labels,
-    number_labelled,
-    split_off_groups,
-)
-from monai_kd.data._class_table import _find
-from monai_kd.data.checks import DataError, require_splits
+from monai_kd.data._class_splits import ClassImage, check_split, items_around
+from monai_kd.data._class_table import find_files
+from monai_kd.data.checks import DataError
 
 __all__ = ["HYPER_KVASIR_CLASSES", "hyper_kvasir_datalist"]
 
@@ -142,28 +136,7 @@ def hyper_kvasir_datalist(
     ]
     test = np.array([int(row.split) == fold for row in rows])
     _warn_of_leaks(images, test)
-    return _items(images, test, val_fraction, labelled_fraction, seed)
-
-
-def _items(
-    images: Sequence[ClassImage], test: np.ndarray, val_fraction: float, labelled_fraction: float, seed: int
-) -> dict[str, list[dict[str, Any]]]:
-    labels = np.array([image.label for image in images])
-    validation = np.zeros_like(test)
-    if val_fraction > 0:
-        rest = np.flatnonzero(~test)
-        counts = np.bincount(labels, minlength=len(HYPER_KVASIR_CLASSES))
-        wanted = [round(val_fraction * count) for count in counts.tolist()]
-        validation[rest] = split_off_groups(labels[rest], [images[index].group for index in rest], wanted, seed)
-    parts = {"training": ~test & ~validation, "validation": validation, "test": test}
-    items: dict[str, list[dict[str, Any]]] = {
-        name: [{"image": str(images[index].path), "label": images[index].label} for index in np.flatnonzero(part)]
-        for name, part in parts.items()
-    }
-    require_splits(items, "training", "test")
-    keep_class_labels(items["training"], labelled_fraction, seed)
-    number_labelled(items)
-    return items
+    return items_around(test, images, HYPER_KVASIR_CLASSES, val_fraction, labelled_fraction, seed)
 
 
 def _warn_of_leaks(images: Sequence[ClassImage], test: np.ndarray) -> None:
@@ -205,7 +178,7 @@ def _read_split(table: Path) -> list[_Row]:
 def _find_listed(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, Path]:
     """The images by name, if table and files fit."""
     problems: list[str] = []
-    files = _find(folder, _SUFFIXES, None, problems)
+    files = find_files(folder, _SUFFIXES, None, problems)
 
     listed = Counter(row.name for row in rows)
     splits = {row.split for row in rows}

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from monai_kd.data._dermatoscope import Frame, add_clutter, add_hairs, add_light, develop, plain_skin, step
-from monai_kd.data._generated import generate_folder, mark_generated
+from monai_kd.data._dermatoscope import Frame, add_clutter, add_hairs, add_light, develop, plain_skin
+from monai_kd.data._drawing import step
+from monai_kd.data._generated import generate_folder, height_width, mark_generated
 from monai_kd.data.ham10000 import HAM10000_CLASSES
 
 # Raise it whenever the same seed no longer gives the same pictures.
@@ -60,7 +61,7 @@ def lesion_image(
         )
     seeds = [int(seed)] if isinstance(seed, (int, np.integer)) else [int(number) for number in seed]
     around, within, camera = (np.random.default_rng([*seeds, *part]) for part in ((0,), (1,), (2, view)))
-    frame = Frame(camera, _height_width(size))
+    frame = Frame(camera, height_width(size))
     tissue = _Tissue(*(np.zeros(frame.size, dtype=np.float32) for _ in range(5)))
     _PAINTERS[class_index](within, frame, tissue)
     grain = 1 + 0.13 * frame.noise(within, 0.09) + 0.13 * frame.noise(within, 0.035)
@@ -105,17 +106,10 @@ def make_lesion_images(
         "generation": _GENERATION,
         "kind": "lesions",
         "count": int(count),
-        "size": list(_height_width(size)),
+        "size": list(height_width(size)),
         "seed": int(seed),
     }
     return generate_folder(root, made, "lesions", _write, _damage)
-
-
-def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, (int, np.integer)) else tuple(size)
-    if len(pair) != 2 or min(pair) < 32:
-        raise ValueError(f"pictures must be at least 32 pixels high and wide, got size {size}.")
-    return int(pair[0]), int(pair[1])
 
 
 def _damage(folder: Path, made: dict[str, Any]) -> str:

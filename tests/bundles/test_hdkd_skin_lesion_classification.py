@@ -27,6 +27,7 @@ from monai_kd.data import (
     ham10000_datalist,
     lesion_image,
     make_brain_mri_images,
+    make_lesion_images,
 )
 from monai_kd.errors import user_message
 from monai_kd.networks import HDKDStudent, HDKDTeacher
@@ -338,10 +339,93 @@ def test_training_pictures_are_augmented_and_cached_ones_are_not(lesions, traine
 
 def normalised(path, size=32):
     """What the network sees of a file, made without MONAI."""
-    pixels = torch.from_numpy(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1).float()
-    small = torch.nn.functional.interpolate(pixels[None], size=(size, size), mode="area")[0].to(torch.uint8).float()
+    small = torch.from_numpy(seen(path, size)).float()
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
     return (small - mean) / std
+
+
+def seen(path, size=32):
+    """A file in the network's size, uint8 (3, size, size), made without MONAI."""
+    pixels = torch.from_numpy(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1).float()
+    return torch.nn.functional.interpolate(pixels[None], size=(size, size), mode="area")[0].to(torch.uint8).numpy()
+
+
+@pytest.fixture(scope="module")
+def unbalanced(tmp_path_factory):
+    """Pictures as unbalanced as the real ones."""
+    return make_lesion_images(tmp_path_factory.mktemp("data") / "unbalanced", count=120, size=32)
+
+
+SMOTE = {"smote_neighbors": 1, "smote_targets": {"df": 8, "vasc": 20}}
+
+
+def test_synthetic_pictures_are_trained_on_as_the_others(unbalanced, trained):
+    """They count in weights and steps, and are augmented; nothing is made of what is not trained on."""
+    parser = unstarted("train.json", "smote.json", **settings(unbalanced, trained[0], **SMOTE, labelled_fraction=0.7))
+    content = parser.get_parsed_content
+    labelled, synthetic, dataset = (content(name) for name in ("labelled", "synthetic", "train#dataset"))
+    datalist = ham10000_datalist(unbalanced, labelled_fraction=0.7)
+    listed = [item for item in datalist["training"] if "label" in item]
+    assert labelled == listed + synthetic
+    totals = np.bincount([item["label"] for item in labelled], minlength=7)
+    expected = np.bincount([item["label"] for item in listed], minlength=7)
+    assert expected[3] < 8
+    assert expected[6] < 20
+    expected[[3, 6]] = 8, 20
+    assert totals.tolist() == expected.tolist()
+    torch.testing.assert_close(content("loss_function").weight, torch.tensor(totals.sum() / totals).float())
+    assert len(dataset) == len(labelled)
+    assert content("epoch_length") == -(-(len(datalist["training"]) + len(synthetic)) // 8)
+    assert len(content("validate#dataset")) == len(datalist["validation"])
+    files_of_df = np.stack([seen(item["image"]) for item in listed if item["label"] == 3])
+    for index, item in enumerate(synthetic):
+        if item["label"] == 3:
+            assert (item["image"] >= files_of_df.min(0)).all()
+            assert (item["image"] <= files_of_df.max(0)).all()
+        first, second = (dataset[len(listed) + index] for _ in range(2))
+        assert not torch.equal(first["image"], second["image"])
+        assert (first["image"].shape, first["image"].dtype, first["label"]) == (
+            (3, 32, 32),
+            torch.float32,
+            item["label"],
+        )
+    assert sorted(first) == sorted(dataset[0])
+
+
+def test_a_stopped_run_with_synthetic_pictures_goes_on_as_if_it_had_not_been(unbalanced, tmp_path):
+    """They are the same when made again, and drawn in the same order."""
+    names, more = ("train.json", "smote.json", "teacher.json"), {**SMOTE, "epochs": 2}
+    whole, halves = (tmp_path / name for name in ("whole", "halves"))
+    run(*names, **settings(unbalanced, whole, **more))
+    flow = workflow(*names, **settings(unbalanced, halves, **more))
+    flow.initialize()
+    trainer = flow.parser.get_parsed_content("train#trainer")
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), lambda engine: engine.terminate())
+    flow.run()
+    assert trainer.state.epoch == 1
+    run(*names, **settings(unbalanced, halves, **more, resume=True))
+    for name in ("teacher.pt", "teacher_resume.pt"):
+        assert differing(read(halves / "models" / name), read(whole / "models" / name)) == [], name
+
+
+def test_synthetic_pictures_change_the_student_and_not_the_evaluation(unbalanced, tmp_path):
+    states, common = [], settings(unbalanced, tmp_path, **TINY_TEACHER, epochs=1)
+    run("train.json", "smote.json", "teacher.json", **common, **SMOTE)
+    for more, keys in ((["smote.json"], SMOTE), ([], {"epoch_length": 13})):
+        flow = run("train.json", *more, **common, **keys)
+        states.append(dict(flow.parser.get_parsed_content("network_def").state_dict()))
+    assert "/stage1.0.0.weight" in differing(*states)
+    flow = workflow("train.json", "smote.json", "evaluate.json", **common, synthetic="$1 / 0")  # not made
+    flow.initialize()
+    flow.run()
+    assert load_evaluations(tmp_path / "eval")["distilled"].cases == len(ham10000_datalist(unbalanced)["test"])
+
+
+def test_too_few_pictures_for_smote(unbalanced, tmp_path):
+    message = message_of("train.json", "smote.json", "teacher.json", **settings(unbalanced, tmp_path))
+    assert "classes with too few labelled pictures for k_neighbors=5" in message
+    assert "lower k_neighbors" in message
+    assert files(tmp_path) == []
 
 
 def test_brain_slices_teach_four_classes(tmp_path):
@@ -471,7 +555,8 @@ def test_a_run_of_another_length_is_not_resumed(lesions, trained):
 
 
 @pytest.mark.slow
-def test_two_processes_hold_the_same_network(lesions, trained, tmp_path):
+@pytest.mark.parametrize("more", [{}, {"smote_targets": {"df": 8, "mel": 7}, "smote_neighbors": 1}])
+def test_two_processes_hold_the_same_network(lesions, trained, tmp_path, more):
     """The first one alone writes."""
     folder, _, _ = trained
     override = {
@@ -483,10 +568,11 @@ def test_two_processes_hold_the_same_network(lesions, trained, tmp_path):
         ],
     }
     (tmp_path / "override.json").write_text(json.dumps(override))
-    common = settings(lesions, tmp_path, batch_size=3, labelled_fraction=0.5)
+    common = settings(lesions, tmp_path, batch_size=3, labelled_fraction=0.5, **more)
     common["teacher_checkpoint"] = str(folder / "models" / "teacher.pt")
     common = {key: value for key, value in common.items() if key not in ("device", "ckpt_dir", "output_dir")}
-    paths = [CONFIGS / "train.json", CONFIGS / "multi_gpu_train.json", tmp_path / "override.json"]
+    names = ["train.json", "multi_gpu_train.json", *["smote.json"] * bool(more)]
+    paths = [*(CONFIGS / name for name in names), tmp_path / "override.json"]
     status, shown = command(TORCHRUN, paths, common)
     assert status == 0, shown[-5000:]
     assert not (tmp_path / "1").exists()
@@ -556,17 +642,18 @@ def test_the_commands_of_the_readme_give_keys_that_exist():
         configs = given.pop("config_file")
         configs = ast.literal_eval(configs) if configs.startswith("[") else [configs]
         assert all((BUNDLE / config).is_file() for config in configs)
-        known = own_keys(Path(configs[0]).name)
+        known = set().union(*(own_keys(Path(config).name) for config in configs))
         assert [key for key in given if key.split("#")[0] not in known] == []
         assert not {"false", "null"} & set(given.values())  # words to the command line, not what they say
         found += 1
-    assert found == 18
+    assert found == 20
 
 
 def test_the_table_of_the_readme_has_every_key():
     text = (BUNDLE / "docs" / "README.md").read_text()
     listed = {key for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
     assert own_keys("train.json") - listed == {"imports", "initialize", "run"}
+    assert own_keys("smote.json") - listed == {"train#dataset"}
     prose = set(re.findall(r"`(\w+)`", text[text.index("`inference.json` has") :]))
     parts = {"preprocessing", "dataset", "dataloader", "inferer", "postprocessing", "handlers", "evaluator"}
     assert own_keys("inference.json") - prose == {"imports", "initialize", "run", *parts}
