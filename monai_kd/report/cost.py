@@ -26,11 +26,11 @@ class Cost:
     milliseconds: float
 
 
-def network_cost(network: nn.Module, input_shape: Sequence[int], repeats: int = 10) -> Cost:
+def network_cost(network: nn.Module | Sequence[nn.Module], input_shape: Sequence[int], repeats: int = 10) -> Cost:
     """Cost of one forward pass in eval mode, where the network lies.
 
     Args:
-        network: any network called with one tensor; left as it was.
+        network: any network called with one tensor; left as it was. Of several, an ensemble, it is the sum.
         input_shape: shape of that tensor, (B, C, *spatial).
         repeats: timed passes after two that are not; the median is taken.
 
@@ -42,6 +42,13 @@ def network_cost(network: nn.Module, input_shape: Sequence[int], repeats: int = 
         >>> network_cost(nn.Conv2d(3, 8, 3, bias=False), (1, 3, 34, 34)).parameters
         216
     """
+    if not isinstance(network, nn.Module):
+        costs = [network_cost(one, input_shape, repeats) for one in network]
+        return Cost(
+            parameters=sum(cost.parameters for cost in costs),
+            gmac=sum(cost.gmac for cost in costs),
+            milliseconds=sum(cost.milliseconds for cost in costs),
+        )
     network = unwrap(network)
     parameter = next(network.parameters())
     images = torch.zeros(tuple(input_shape), device=parameter.device, dtype=parameter.dtype)

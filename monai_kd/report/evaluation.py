@@ -35,7 +35,7 @@ def save_evaluation(
     name: str,
     metrics: Mapping[str, Any],
     cases: int,
-    network: nn.Module,
+    network: nn.Module | Sequence[nn.Module],
     input_shape: Sequence[int],
 ) -> Path:
     """Measure the cost of ``network`` and write it with its scores to ``<directory>/<name>.evaluation.json``.
@@ -46,7 +46,7 @@ def save_evaluation(
         metrics: ``evaluator.state.metrics``; numbers are kept. NaN is a score that no case has, such as the distance to
             a tumour that was never predicted; ``null`` in the file.
         cases: number of test cases behind them.
-        network: the network that was evaluated.
+        network: the network that was evaluated, or all of an ensemble, whose costs are added.
         input_shape: one input of it, (B, C, *spatial), B = 1 for the time of one case.
 
     Raises:

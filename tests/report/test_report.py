@@ -52,6 +52,15 @@ def test_cost_leaves_the_network_alone():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_cost_of_an_ensemble_is_the_sum():
+    networks = [nn.Conv2d(1, width, 3) for width in (2, 4, 8)]
+    one_by_one = [network_cost(network, (1, 1, 8, 8), repeats=1) for network in networks]
+    together = network_cost(networks, (1, 1, 8, 8), repeats=1)
+    assert together.parameters == sum(cost.parameters for cost in one_by_one)
+    assert together.gmac == pytest.approx(sum(cost.gmac for cost in one_by_one))
+    assert together.milliseconds > 0
+
+
 @pytest.mark.parametrize(
     ("scores", "share"), [((0.7, 0.76, 0.8), 0.6), ((0.7, 0.7, 0.8), 0.0), ((0.7, 0.65, 0.8), -0.5)]
 )
