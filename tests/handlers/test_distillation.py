@@ -7,7 +7,6 @@ import re
 
 import pytest
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
@@ -634,7 +633,6 @@ def _two_process_networks():
 
 
 def _process(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
     student, teacher = _two_process_networks()
     distiller = distiller_for(student, teacher, [soft(), hint()])
     loader = [{key: value[2 * rank : 2 * rank + 2] for key, value in batch.items()} for batch in batches(3, size=4)]
@@ -647,17 +645,16 @@ def _process(rank, folder):
     handler = DistillationHandler(nn.parallel.DistributedDataParallel(distiller))
     trainer_for(wrapped, loader, [handler], distiller, epochs=2).run()
     torch.save([weights(student), weights(distiller)], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_train_student_and_adapters_like_one(tmp_path):
+def test_two_processes_train_student_and_adapters_like_one(tmp_path, in_processes):
     student, teacher = _two_process_networks()
     distiller = distiller_for(student, teacher, [soft(), hint()])
     start = weights(distiller)
     trainer_for(student, batches(3, size=4), [DistillationHandler(distiller)], distiller, epochs=2).run()
     assert not torch.allclose(weights(distiller), start)
-    torch.multiprocessing.spawn(_process, (str(tmp_path),), nprocs=2)
+    in_processes(_process)
     for rank in range(2):
         for found, expected in zip(torch.load(tmp_path / f"{rank}.pt"), [weights(student), weights(distiller)]):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
 from monai.data import MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.losses import DeepSupervisionLoss, DiceCELoss
@@ -154,9 +153,13 @@ def test_running_twice_wraps_the_loss_once():
 FLAGS = [([True, True, False], [True, False, False]), ([True, True, True], [False, False, False])]
 
 
-def _process(rank, folder, net):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
-    net = copy.deepcopy(net)  # what arrives lies in memory that both processes share
+def _two_process_network():
+    torch.manual_seed(0)
+    return nn.Conv2d(1, 1, 3, padding=1)
+
+
+def _process(rank, folder):
+    net = _two_process_network()
     batches = [pick(batch_of(2, [*a, *b]), slice(3 * rank, 3 * rank + 3)) for a, b in FLAGS]
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
     wrapped = nn.parallel.DistributedDataParallel(net)
@@ -164,13 +167,12 @@ def _process(rank, folder, net):
         "cpu", 1, batches, wrapped, optimizer, nn.MSELoss(), train_handlers=[LabelledItemsHandler()]
     ).run()
     torch.save(weights(net), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_loss_of_the_global_batch(tmp_path):
-    net = nn.Conv2d(1, 1, 3, padding=1)
+def test_two_processes_give_the_loss_of_the_global_batch(tmp_path, in_processes):
+    net = _two_process_network()
     expected, _ = train(net, [batch_of(2, [*a, *b]) for a, b in FLAGS], nn.MSELoss(), [LabelledItemsHandler()])
-    torch.multiprocessing.spawn(_process, (str(tmp_path), net), nprocs=2)
+    in_processes(_process)
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), weights(expected), rtol=0, atol=1e-5)

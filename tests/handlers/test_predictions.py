@@ -116,7 +116,6 @@ def test_an_interrupted_run_or_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def _save_a_share(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     # What a DistributedSampler hands out: every second image, the first one again; then one image for two processes.
     for turn, share in enumerate([[[0, 2, 4], [1, 3, 0]][rank], [[3], []][rank]]):
         save = SavePredictions(f"{folder}/predictions{turn}_{rank}.csv", NAMES)
@@ -126,12 +125,11 @@ def _save_a_share(rank: int, folder: str) -> None:
         else:
             save._reset()
             save._write()
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_does(tmp_path):
-    torch.multiprocessing.spawn(_save_a_share, args=(str(tmp_path),), nprocs=2)
+def test_two_processes_write_what_one_does(tmp_path, in_processes):
+    in_processes(_save_a_share)
     evaluate(items(), SavePredictions(tmp_path / "one.csv", NAMES))
     assert (tmp_path / "predictions0_0.csv").read_text() == (tmp_path / "one.csv").read_text()
     assert [row["image"] for row in read(tmp_path / "predictions1_0.csv")] == ["/set/y/a.jpg"]

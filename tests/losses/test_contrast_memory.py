@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from monai.engines import SupervisedTrainer
 from torch import nn
@@ -319,15 +318,13 @@ def _remember(losses, share=slice(None)):
 
 def _process(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
     torch.save(_remember(_losses(), slice(4 * rank, 4 * rank + 4)), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_remember_what_one_does(tmp_path):
+def test_two_processes_remember_what_one_does(tmp_path, in_processes):
     expected = _remember(_losses())
-    torch.multiprocessing.spawn(_process, (str(tmp_path),), nprocs=2)
+    in_processes(_process)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     losses = [one.pop("losses") for one in found]
     torch.testing.assert_close(sum(losses) / 2, expected.pop("losses"))

@@ -293,7 +293,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def _score_a_share(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     probabilities, labels = random_set()
     preds = [MetaTensor(p, meta={"filename_or_obj": f"{i}.jpg"}) for i, p in enumerate(probabilities)]
     # Uneven shares that hold the first two images twice, then a process without any.
@@ -303,13 +302,12 @@ def _score_a_share(rank: int, folder: str) -> None:
         metric.update(([preds[i] for i in shares[rank]], [labels[i] for i in shares[rank]]))
         metric.completed(engine, "balanced_accuracy")
         torch.save(engine.state.metrics, f"{folder}/scores{rank}{turn}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_scores_of_one(tmp_path):
+def test_two_processes_give_the_scores_of_one(tmp_path, in_processes):
     expected = classification_scores(*random_set(), NAMES)
-    torch.multiprocessing.spawn(_score_a_share, args=(str(tmp_path),), nprocs=2)
+    in_processes(_score_a_share)
     for turn in range(2):
         for rank in range(2):
             assert torch.load(tmp_path / f"scores{rank}{turn}.pt", weights_only=True) == pytest.approx(expected)

@@ -210,18 +210,16 @@ def test_in_a_monai_evaluator(key):
 
 
 def _score_a_share(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     preds, labels = random_set()
     metric = PolypMetrics()
     share = slice(0, 1) if rank == 0 else slice(1, 3)
     metric.update((preds[share], labels[share]))
     torch.save(metric.scores(), f"{folder}/scores{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_scores_of_one(tmp_path):
-    torch.multiprocessing.spawn(_score_a_share, args=(str(tmp_path),), nprocs=2)
+def test_two_processes_give_the_scores_of_one(tmp_path, in_processes):
+    in_processes(_score_a_share)
     for rank in range(2):
         scores = torch.load(tmp_path / f"scores{rank}.pt", weights_only=True)
         assert scores == pytest.approx(polyp_scores(*random_set()))

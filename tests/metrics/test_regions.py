@@ -408,7 +408,6 @@ def test_an_inverted_prediction_on_the_original_grid(tmp_path):
 
 
 def _score_a_share(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     preds, labels = set_of_cases()
     # Uneven shares that hold the first case twice, then a process without any.
     for turn, shares in enumerate([([0], [0, 1, 2]), ([0, 1, 2], [])]):
@@ -417,15 +416,14 @@ def _score_a_share(rank: int, folder: str) -> None:
         metric.update(([preds[i] for i in shares[rank]], [labels[i] for i in shares[rank]]))
         metric.completed(engine, "dice")
         torch.save(engine.state.metrics, f"{folder}/scores{rank}{turn}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_scores_of_one(tmp_path):
+def test_two_processes_give_the_scores_of_one(tmp_path, in_processes):
     metric = RegionMetrics(slice_axis=0)
     metric.update(set_of_cases())
     expected = metric.compute()
-    torch.multiprocessing.spawn(_score_a_share, args=(str(tmp_path),), nprocs=2)
+    in_processes(_score_a_share)
     for turn in range(2):
         for rank in range(2):
             scores = torch.load(tmp_path / f"scores{rank}{turn}.pt", weights_only=True)
