@@ -23,6 +23,7 @@ CORE = [
     "taps",
     "teachers.ema",
     "teachers.frozen",
+    "teachers.names",
 ]
 MODULES = CORE + [f"handlers.{module.name}" for module in pkgutil.iter_modules(monai_kd.handlers.__path__)]
 

@@ -2,6 +2,7 @@
 
 from monai_kd.teachers.ema import EMATeacher
 from monai_kd.teachers.frozen import FrozenTeacher
+from monai_kd.teachers.names import check_teacher_names
 from monai_kd.teachers.protocol import OUTPUT, Teacher
 
-__all__ = ["OUTPUT", "EMATeacher", "FrozenTeacher", "Teacher"]
+__all__ = ["OUTPUT", "EMATeacher", "FrozenTeacher", "Teacher", "check_teacher_names"]

@@ -191,8 +191,11 @@ def test_properties_are_complete(bundle, name, tmp_path):
     overrides = {"datalist": [{"image": item["image"]} for item in listed]}
     if name == "train":
         overrides = {"datalist": dict.fromkeys(("training", "validation", "test"), listed)}
-        if "checkpoint" in read(bundle, "train")["teacher"]:
+        train = read(bundle, "train")
+        if "checkpoint" in train.get("teacher", {}):
             overrides["teacher#checkpoint"] = None
+        if "teacher_checkpoints" in train:
+            overrides["teacher_checkpoints"] = dict.fromkeys(train["teacher_checkpoints"])
     flow = ConfigWorkflow(
         config_file=str(bundle / "configs" / f"{name}.json"),
         meta_file=str(bundle / "configs" / "metadata.json"),
