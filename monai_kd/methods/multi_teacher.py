@@ -72,12 +72,13 @@ def mean_teachers_terms(
         student: tap of the logits.
 
     Raises:
-        ValueError: not one weight a teacher, or an argument out of its range.
+        ValueError: no teacher, not one weight a teacher, or an argument out of its range.
 
     Example:
         >>> [term.name for term in mean_teachers_terms(["resnet:output", "densenet:output"])]
         ['mean_soft_target']
     """
+    _check_taps(teachers)
     if weights is not None and len(weights) != len(teachers):
         raise ValueError(f"each teacher needs a weight, got {list(weights)} for {list(teachers)}.")
     loss = EnsembleSoftTargetLoss(temperature, weights)
@@ -102,8 +103,7 @@ def feature_terms(student: str, teachers: Sequence[str], weight: float = 1.0) ->
         >>> [(term.name, term.weight) for term in feature_terms("features", ["resnet:layer4", "densenet:features"])]
         [('feature_resnet_layer4', 0.5), ('feature_densenet_features', 0.5)]
     """
-    if isinstance(teachers, str) or not teachers:
-        raise ValueError(f"teachers is a list of taps, one of them at least, got {teachers!r}.")
+    _check_taps(teachers)
     return [
         DistillationTerm(
             "feature_" + "_".join(re.findall(r"\w+", tap)),
@@ -157,6 +157,7 @@ def attention_fusion_terms(
         >>> [term.name for term in terms]
         ['fusion_task', 'fusion_hint']
     """
+    _check_taps(teachers)
     teachers = list(teachers)
     if len(teachers) != len(fusion.channels):
         raise ValueError(
@@ -178,6 +179,11 @@ def attention_fusion_terms(
     if not terms:
         raise ValueError("nothing is left of the fusion: give at least one weight above 0.")
     return terms
+
+
+def _check_taps(teachers: Sequence[str]) -> None:
+    if isinstance(teachers, str) or not teachers:
+        raise ValueError(f"teachers is a list of taps, one of them at least, got {teachers!r}.")
 
 
 def _share(alpha: float) -> float:

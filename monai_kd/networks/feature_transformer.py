@@ -58,6 +58,7 @@ class FeatureTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.grid = tuple(grid)
+        self.feature_shape = (in_channels, *(patch_size * patches for patches in self.grid))
         self.special_tokens = 2 if distill_token else 1
         values = in_channels * patch_size ** len(self.grid)
         self.to_patch_embedding = nn.Sequential(
@@ -76,7 +77,15 @@ class FeatureTransformer(nn.Module):
 
         Returns:
             Class token and, with ``distill_token``, distillation token, shape (B, 1 or 2, hidden_size).
+
+        Raises:
+            ValueError: features of other channels or another size.
         """
+        if tuple(x.shape[1:]) != self.feature_shape:
+            raise ValueError(
+                f"expected features of shape {('B', *self.feature_shape)}, got {tuple(x.shape)}; the position "
+                f"embedding is made for a grid of {self.grid} patches."
+            )
         special = [self.cls_token] + ([self.distill_token] if self.special_tokens == 2 else [])
         tokens = [*(token.expand(x.shape[0], -1, -1) for token in special), self.to_patch_embedding(x)]
         return self.transformer(torch.cat(tokens, dim=1) + self.pos_embedding)[:, : self.special_tokens]

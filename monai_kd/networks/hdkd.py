@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from monai.networks.layers.factories import Conv, Norm
 from monai.utils.misc import ensure_tuple_rep
 from torch import Tensor, nn
@@ -115,6 +117,9 @@ class HDKDTeacher(_Stages):
 
         Returns:
             Logits, shape (B, num_classes).
+
+        Raises:
+            ValueError: another number of axes or channels.
         """
         return self.classifier(self.fn1(self.stages(x)[-1].flatten(2).mean(dim=2)))
 
@@ -146,7 +151,8 @@ class HDKDStudent(_Stages):
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         num_classes: classes.
-        img_size: size of the images along each axis, or along all; a multiple of 16. The position embedding is made
+        img_size: size of the images along each axis, or along all; any, but where it is no multiple of 16 the last
+            patches are filled with zeros. The position embedding is made
             for it; ``load_hdkd_weights`` brings one of another size to it.
         channels: of the three stages, and the length of a token; the default has 3,727,288 parameters with 7 classes
             in 2D (3,724,977 without ``distill_token``).
@@ -158,7 +164,7 @@ class HDKDStudent(_Stages):
         dropout_rate: of the transformer.
 
     Raises:
-        ValueError: an argument has not one entry a stage or is out of its range, or ``img_size`` is no multiple of 16.
+        ValueError: an argument has not one entry a stage or is out of its range.
 
     Example:
         >>> network = HDKDStudent(2, 3, 7, img_size=32, channels=(8, 12, 16, 24), depths=(1, 1, 1, 1))
@@ -167,7 +173,6 @@ class HDKDStudent(_Stages):
     """
 
     tap_points: ClassVar[tuple[str, ...]] = ("stage1", "stage2", "stage3", "DFLT_module", "head_cls", "head_distill")
-    size_multiple: ClassVar[int] = _STAGE_STRIDE * _PATCH
 
     def __init__(
         self,
@@ -188,17 +193,12 @@ class HDKDStudent(_Stages):
             raise ValueError(f"distill_share must lie in [0, 1], got {distill_share}.")
         super().__init__(spatial_dims, in_channels, channels[:3], depths[:3])
         self.img_size = ensure_tuple_rep(img_size, spatial_dims)
-        multiple = self.size_multiple
-        if any(size < 1 or size % multiple for size in self.img_size):
-            proposed = tuple(max(-(-size // multiple), 1) * multiple for size in self.img_size)
-            raise ValueError(
-                f"img_size must be multiples of {multiple} (stages of stride {_STAGE_STRIDE}, patches of {_PATCH}), "
-                f"got {self.img_size}; resize or pad the images to {proposed}."
-            )
+        if min(self.img_size) < 1:
+            raise ValueError(f"img_size must be positive, got {self.img_size}.")
         self.distill_share = distill_share
         self.DFLT_module = FeatureTransformer(
             channels[2],
-            grid=[size // multiple for size in self.img_size],
+            grid=self.grid_of(self.img_size),
             patch_size=_PATCH,
             hidden_size=channels[3],
             depth=depths[3],
@@ -209,6 +209,11 @@ class HDKDStudent(_Stages):
         )
         self.head_cls = nn.Linear(channels[3], num_classes)
         self.head_distill = nn.Linear(channels[3], num_classes) if distill_token else None
+
+    @staticmethod
+    def grid_of(img_size: Sequence[int]) -> tuple[int, ...]:
+        """Patches along each axis of images of this size."""
+        return tuple(math.ceil(size / (_STAGE_STRIDE * _PATCH)) for size in img_size)
 
     def heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """The logits of every head, whatever the mode.
@@ -225,9 +230,9 @@ class HDKDStudent(_Stages):
         if x.ndim == self.spatial_dims + 2 and tuple(x.shape[2:]) != self.img_size:
             raise ValueError(
                 f"expected images of size {self.img_size}, got {tuple(x.shape[2:])}; resize them, or build the network "
-                f"with their img_size, multiples of {self.size_multiple}."
+                "with their img_size."
             )
-        tokens = self.DFLT_module(self.stages(x)[-1])
+        tokens = self.DFLT_module(_fill_patches(self.stages(x)[-1]))
         z_cls = self.head_cls(tokens[:, 0])
         return (z_cls,) if self.head_distill is None else (z_cls, self.head_distill(tokens[:, 1]))
 
@@ -238,9 +243,18 @@ class HDKDStudent(_Stages):
 
         Returns:
             Logits, shape (B, num_classes): of the class head in training, of both heads in evaluation.
+
+        Raises:
+            ValueError: another number of axes or channels, or another size.
         """
         z_cls, *z_distill = self.heads(x)
         return z_cls if self.training or not z_distill else torch.lerp(z_cls, z_distill[0], self.distill_share)
+
+
+def _fill_patches(x: Tensor) -> Tensor:
+    """Zeros behind the last position of an axis where its last patch is not whole."""
+    missing = [-size % _PATCH for size in reversed(x.shape[2:])]
+    return F.pad(x, [width for last in missing for width in (0, last)]) if any(missing) else x
 
 
 def _stem_unit(spatial_dims: int, in_channels: int, out_channels: int, stride: int) -> nn.Sequential:

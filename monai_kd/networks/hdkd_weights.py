@@ -59,6 +59,7 @@ def load_hdkd_weights(
         positions is not None
         and special == network.DFLT_module.special_tokens
         and positions.ndim == own.ndim
+        and positions.shape[1] > special
         and (img_size is not None or positions.shape[1] != own.shape[1])
     ):
         grid = _grid(network, positions.shape[1] - special, img_size)
@@ -73,7 +74,7 @@ def _grid(network: HDKDStudent, patches: int, img_size: int | Sequence[int] | No
     if img_size is None:
         grid = (round(patches ** (1 / dims)),) * dims
     else:
-        grid = tuple(size // network.size_multiple for size in ensure_tuple_rep(img_size, dims))
+        grid = network.grid_of(ensure_tuple_rep(img_size, dims))
     if math.prod(grid) != patches:
         raise CheckpointError(
             f"the checkpoint has {patches} patches, not the {' x '.join(map(str, grid))} of "

@@ -411,6 +411,38 @@ def test_teachers_have_a_length_and_a_rate_of_their_own(frames, tmp_path):
     assert type(parser.get_parsed_content("network")).__name__ == "ResNet"
 
 
+@pytest.mark.parametrize(
+    ("key", "argument", "value"),
+    [
+        ("fold", "fold", 1),
+        ("folds", "folds", 3),
+        ("val_fraction", "val_fraction", 0.4),
+        ("labelled_fraction", "labelled_fraction", 0.5),
+        ("split_seed", "seed", 7),
+    ],
+)
+def test_keys_of_the_split(frames, tmp_path, key, argument, value):
+    parser = unstarted("train.json", **settings(frames, tmp_path, **{key: value}))
+    found = parser.get_parsed_content("datalist")
+    assert found == kvasir_v2_datalist(frames, **{argument: value}) != kvasir_v2_datalist(frames)
+
+
+def test_keys_of_the_losses(frames, trained):
+    common = settings(frames, trained[0], temperature=2.0, weight_decay=0.3, **teachers_of(trained[0], *NAMES))
+    parser = unstarted("train.json", **common, response_weight=1.0)
+    terms = parser.get_parsed_content("distiller").terms
+    assert terms["fusion_soft_target"].loss.soft_target.temperature == 2
+    assert terms["fusion_task"].loss.task_loss is parser.get_parsed_content("loss_function")
+    assert parser.get_parsed_content("optimizer").param_groups[0]["weight_decay"] == 0.3
+    parser = unstarted("train.json", "response.json", **common)
+    assert parser.get_parsed_content("distiller").terms["soft_target"].loss.temperature == 2
+    parser = unstarted("train.json", "mean_teachers.json", **common, teacher_weights=[2, 1, 1])
+    mean = parser.get_parsed_content("distiller").terms["mean_soft_target"].loss
+    assert (mean.temperature, mean.weights) == (2, [0.5, 0.25, 0.25])
+    parser = unstarted("train.json", "feature.json", **common, feature_weight=0.7)
+    assert list(parser.get_parsed_content("distiller").weights(1).values()) == [0.7]
+
+
 def test_the_learning_rate_falls_along_a_cosine(frames, trained):
     parser = unstarted("train.json", **settings(frames, trained[0], epochs=30))
     optimizer, scheduler = (parser.get_parsed_content(name) for name in ("optimizer", "lr_scheduler"))
@@ -437,6 +469,21 @@ def test_training_frames_are_augmented_and_cached_ones_are_not(frames, trained):
     views = [*turned, *(view.flip(1) for view in turned)]
     assert any(torch.allclose(item["image"], view, atol=1e-3) for view in views)
     assert sorted(item) == ["image", "label"]
+
+
+def test_keys_of_the_augmentation(frames, tmp_path):
+    strength = {"rotation": 20.0, "brightness": 0.3, "contrast": 0.4, "colour": 0.2}
+    parser = unstarted("train.json", **settings(frames, tmp_path, **strength))
+    transforms = {}
+    for transform in parser.get_parsed_content("train#random_transforms"):
+        transforms.setdefault(type(transform).__name__, []).append(transform)
+    (rotation,) = transforms["RandRotated"]
+    assert rotation.rand_rotate.range_x == pytest.approx((-np.pi / 9, np.pi / 9))
+    brightness, colour = (transform.scaler for transform in transforms["RandScaleIntensityd"])
+    (contrast,) = (transform.scaler for transform in transforms["RandScaleIntensityFixedMeand"])
+    assert (brightness.factors, brightness.channel_wise) == ((-0.3, 0.3), False)
+    assert (colour.factors, colour.channel_wise) == ((-0.2, 0.2), True)
+    assert contrast.factors == (-0.4, 0.4)
 
 
 def normalised(path, size=32, hidden=None):
@@ -479,6 +526,9 @@ def test_hyper_kvasir_teaches_its_classes(tmp_path):
     found = load_evaluations(tmp_path / "eval")["distilled"]
     assert found.cases == len(hyper_kvasir_datalist(root)["test"])
     assert {f"recall_{name}" for name in HYPER_KVASIR_CLASSES} < set(found.scores)
+    keys = {"fold": 1, "val_fraction": 0.4, "labelled_fraction": 0.5}
+    parser = unstarted("train.json", "hyper_kvasir.json", **common, **keys, split_seed=7)
+    assert parser.get_parsed_content("datalist") == hyper_kvasir_datalist(root, **keys, seed=7)
     names = unstarted("inference.json", class_names="$list(HYPER_KVASIR_CLASSES)").get_parsed_content("class_names")
     assert names == json.loads((CONFIGS / "hyper_kvasir.json").read_text())["class_names"]
 

@@ -166,6 +166,14 @@ def test_logit_losses_of_the_released_code(arguments, expected):
     assert (0.5 * task + distillation).item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_soft_targets_averaged_over_items_alone():
+    (term,) = hdkd_terms(CLASSES, alpha=0.3, temperature=2.0, feature_weight=0, normalization="batchmean")
+    student, teacher = wave(0.9, 0.4), wave(1.1, 0.2)
+    expected = F.kl_div((student / 2).log_softmax(1), (teacher / 2).softmax(1), reduction="batchmean")
+    value = weighted([term], {"head_distill": student}, {"output": teacher})["soft_target"]
+    torch.testing.assert_close(value, 0.3 * 4 * expected)
+
+
 @both_targets
 def test_weights_and_taps(targets):
     logit, *features = hdkd_terms(CLASSES, alpha=0.6, feature_weight=2.0, gamma=2.0, targets=targets)
@@ -193,7 +201,11 @@ def test_a_weight_of_0_leaves_its_terms_out():
     ("arguments", "message"),
     [
         ({"student_stages": ["stage1"], "teacher_stages": STAGES}, r"got \['stage1'\] and \['stage1', 'stage2',"),
-        ({"targets": "none"}, "targets must be 'soft' or 'hard', got 'none'"),
+        ({"student_stages": "stage1"}, "a list of taps, got 'stage1' and 'stage1'"),
+        ({"teacher_stages": "stage"}, "a list of taps, .* and 'stage'"),
+        ({"targets": "all"}, "targets must be 'soft', 'hard' or 'none', got 'all'"),
+        ({"targets": "none", "feature_weight": 0}, "nothing is left"),
+        ({"normalization": "sum"}, "normalization must be 'mean' or 'batchmean', got 'sum'"),
         ({"alpha": 1.5}, r"alpha is a share, in \[0, 1\], got 1.5"),
         ({"num_classes": 0}, "num_classes must be positive"),
         ({"alpha": 0, "feature_weight": 0}, "nothing is left of HDKD"),

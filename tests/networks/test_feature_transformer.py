@@ -71,6 +71,14 @@ def test_every_parameter_learns(grid):
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+@every_dimension
+def test_other_features_are_refused(grid):
+    network, axes = FeatureTransformer(5, grid, **SMALL), len(grid)
+    for shape in [(1, 5, *[8] * axes), (1, 5, *[5] * axes), (1, 4, *(2 * n for n in grid)), (1, 5, 4)]:
+        with pytest.raises(ValueError, match=r"expected features of shape \('B', 5, 4, 6.*grid of \(2, 3"):
+            network(torch.randn(shape))
+
+
 def test_dropout_acts_in_training_only():
     network = FeatureTransformer(5, (2, 2), dropout_rate=0.5, **SMALL)
     x = torch.randn(2, 5, 4, 4)

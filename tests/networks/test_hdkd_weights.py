@@ -76,6 +76,8 @@ def test_a_turned_grid_of_equal_length_is_interpolated_when_its_size_is_said():
         (lambda s: s.pop("DFLT_module.distill_token"), "missing in the file: DFLT_module.distill_token"),
         (lambda s: s.update({"extra": torch.ones(1)}), "unknown to the network: extra"),
         (lambda s: s.update({POSITIONS: torch.ones(1, 6, 9)}), "pos_embedding"),
+        (lambda s: s.update({POSITIONS: torch.ones(1, 1, 8)}), r"pos_embedding: file \(1, 1, 8\)"),
+        (lambda s: s.update({POSITIONS: torch.ones(1, 2, 8)}), r"pos_embedding: file \(1, 2, 8\)"),
         (lambda s: s.update({"head_cls.bias": torch.ones(4)}), r"head_cls.bias: file \(4,\), network \(3,\)"),
     ],
 )
