@@ -627,7 +627,7 @@ def test_any_image_size_trains(lesions, trained, tmp_path):
     folder, _, _ = trained
     more = {"image_size": 40, "epochs": 1, "teacher_checkpoint": str(folder / "models" / "teacher.pt")}
     run("train.json", **settings(lesions, tmp_path, **more))
-    HDKDStudent(2, 3, 7, 40, **STUDENT).load_state_dict(read(tmp_path / "models" / "model.pt")["model"])
+    HDKDStudent(2, 3, 7, 40, **STUDENT).load_state_dict(read(tmp_path / "models" / "model.pt"))
 
 
 # --- the documentation ----------------------------------------------------------------------------------------------
