@@ -49,8 +49,9 @@ demo: install
 		--note "Generated frames. The teacher saw every training label, both students a quarter of them; the distilled \
 	student also saw the other frames, unlabelled."
 
+# One process a core, each on one thread; the tests of a file stay together and share what they have trained.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-label: $(LABEL_VENV)/installed
 	$(LABEL_VENV)/bin/python -m pytest -m label tests/label

@@ -30,6 +30,7 @@ from monai_kd.data import (
     scope_overlay_box,
 )
 from monai_kd.errors import user_message
+from monai_kd.handlers import DistillationHandler
 from monai_kd.losses import MultiTeacherAttentionFusion
 from monai_kd.networks import TinyEndoNet
 from monai_kd.report import load_evaluations
@@ -388,7 +389,8 @@ def test_the_plainer_methods_train_and_evaluate(frames, trained, tmp_path, confi
     common = settings(frames, tmp_path, epochs=1, **more, **teachers_of(trained[0], *used))
     flow = run("train.json", f"{config}.json", **common)
     assert flow.parser.get_parsed_content("distiller").weights(1) == terms
-    assert flow.parser.get_parsed_content("task_weight") == pytest.approx(task_weight)
+    handlers = flow.parser.get_parsed_content("train#handlers")
+    assert [h.task_weight for h in handlers if isinstance(h, DistillationHandler)] == [pytest.approx(task_weight)]
     name = "_".join([config, *(used if "teacher_name" in more else [])])
     assert files(tmp_path / "models") == [f"distilled_{name}.pt", f"{name}_resume.pt"]
     plain_student().load_state_dict(read(tmp_path / "models" / f"distilled_{name}.pt"), strict=True)
