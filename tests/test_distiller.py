@@ -305,6 +305,21 @@ def test_a_teacher_runs_once_for_all_terms():
     assert len(calls) == 1
 
 
+def test_each_of_several_teachers_runs_once_for_all_terms():
+    nets, calls = {name: network() for name in "ab"}, []
+    for name, net in nets.items():
+        net.register_forward_hook(lambda *_, name=name: calls.append(name))
+    teachers = {name: FrozenTeacher(net) for name, net in nets.items()}
+    terms = [DistillationTerm(f"{name}_{tap}", nn.MSELoss(), teacher=f"{name}:output") for name in "ab" for tap in "xy"]
+    terms.append(
+        DistillationTerm("both", lambda student, teacher: sum(teacher).mean(), teacher=["a:output", "b:output"])
+    )
+    student, x = network(), images()
+    distiller = Distiller(student, teachers, terms)
+    distiller(answers(student, distiller, x), {"image": x})
+    assert calls == ["a", "b"]
+
+
 def test_meta_tensors_stop_here():
     student, loss = network(), Record()
     distiller = Distiller(student, FrozenTeacher(network()), [DistillationTerm("record", loss)])

@@ -149,7 +149,8 @@ def attention_fusion_terms(
         student_logits: tap of the logits.
 
     Raises:
-        ValueError: all weights are 0, another number of teachers than the fusion's, or an argument out of its range.
+        ValueError: all weights are 0, ``fusion_weight=0`` with a fusion that was never trained, another number of
+            teachers than the fusion's, or an argument out of its range.
 
     Example:
         >>> fusion = MultiTeacherAttentionFusion((2048, 1024), num_classes=8)
@@ -164,10 +165,17 @@ def attention_fusion_terms(
             f"the fusion is made for {len(fusion.channels)} teachers with {fusion.channels} channels, got the taps "
             f"{teachers}."
         )
+    if not (fusion_weight or feature_weight or response_weight):
+        raise ValueError("nothing is left of the fusion: give at least one weight above 0.")
     terms = []
     if fusion_weight:
         loss = FusionTaskLoss(fusion, task_loss)
         terms.append(DistillationTerm("fusion_task", loss, student, teachers, fusion_weight, {"label": "label"}))
+    elif not fusion.score.weight.any():  # it begins at 0
+        raise ValueError(
+            "fusion_weight=0 takes the fusion as it is, and this one was never trained; load the weights of one that "
+            "was, or give fusion_weight above 0."
+        )
     else:
         fusion.requires_grad_(False)
     if feature_weight:
@@ -176,8 +184,6 @@ def attention_fusion_terms(
         soft = FusionSoftTargetLoss(fusion, temperature)
         taps = [student, student_logits]
         terms.append(DistillationTerm("fusion_soft_target", soft, taps, teachers, response_weight))
-    if not terms:
-        raise ValueError("nothing is left of the fusion: give at least one weight above 0.")
     return terms
 
 

@@ -20,6 +20,7 @@ from sklearn.metrics import (
     accuracy_score,
     cohen_kappa_score,
     confusion_matrix,
+    matthews_corrcoef,
     precision_recall_fscore_support,
     roc_auc_score,
 )
@@ -38,6 +39,7 @@ _SCALARS = (
     "balanced_accuracy",
     *(f"macro_{kind}" for kind in _MACRO),
     "quadratic_kappa",
+    "mcc",
     "classes_present",
     "images",
 )
@@ -59,6 +61,7 @@ def classification_scores(
       never predicted either, and AUC and specificity of a class that all images belong to.
     * ``quadratic_kappa``: Cohen's kappa with quadratic weights, for classes in an order such as grades; NaN when one
       single class is all there is in truth and prediction.
+    * ``mcc``: Matthews' correlation coefficient over all classes; NaN where ``quadratic_kappa`` is.
     * ``classes_present``, ``images``: how many there are.
 
     Args:
@@ -287,6 +290,7 @@ def _scores(probabilities: Array, labels: Classes, class_names: Sequence[str]) -
         "balanced_accuracy": _mean(recall[present]),
         **{f"macro_{kind}": _mean(values[kind][present]) for kind in _MACRO},
         "quadratic_kappa": _quadratic_kappa(labels, predicted, indices),
+        "mcc": _mcc(labels, predicted),
         "classes_present": int(present.sum()),
         "images": len(labels),
     }
@@ -297,6 +301,10 @@ def _scores(probabilities: Array, labels: Classes, class_names: Sequence[str]) -
 
 def _auc(true: NDArray[np.bool_], probability: Array) -> float:
     return float(roc_auc_score(true, probability)) if true.any() and not true.all() else math.nan
+
+
+def _mcc(labels: Classes, predicted: Classes) -> float:
+    return math.nan if len(np.union1d(labels, predicted)) == 1 else float(matthews_corrcoef(labels, predicted))
 
 
 def _quadratic_kappa(labels: Classes, predicted: Classes, indices: Classes) -> float:

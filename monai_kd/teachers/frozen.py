@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from monai_kd.checkpoints import load_weights
+from monai_kd.checkpoints import CheckpointError, load_weights
 from monai_kd.teachers._network import NetworkTeacher
 
 __all__ = ["FrozenTeacher"]
@@ -25,6 +25,7 @@ class FrozenTeacher(NetworkTeacher):
         input_key: batch key of the teacher's images, where they differ from the student's (another spacing, window,
             modality or size).
         transform: applied to those images, (B, C, *spatial), before the network, on the device (a resize, say).
+        name: said in the message when the checkpoint is refused, where there are several teachers.
 
     Raises:
         FileNotFoundError: no file at ``checkpoint``.
@@ -42,12 +43,16 @@ class FrozenTeacher(NetworkTeacher):
         checkpoint: str | Path | None = None,
         input_key: str = "image",
         transform: Callable[[Tensor], Tensor] | None = None,
+        name: str = "",
     ) -> None:
         super().__init__(input_key, transform)
         if not isinstance(network, nn.Module):
             raise TypeError(f"the teacher's network must be a torch.nn.Module, got {type(network).__name__}.")
         if checkpoint is not None:
-            load_weights(network, checkpoint)
+            try:
+                load_weights(network, checkpoint)
+            except (FileNotFoundError, CheckpointError) as error:
+                raise type(error)(f"teacher '{name}': {error}" if name else str(error)) from None
         # In a tuple, so that the network is no child: its weights stay out of parameters() and state_dict().
         self._frozen = (network.eval().requires_grad_(False),)
 

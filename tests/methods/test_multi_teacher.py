@@ -155,6 +155,7 @@ def test_weights_and_taps():
 def test_a_weight_of_0_leaves_its_term_out(kept):
     arguments = {"task": "fusion_weight", "hint": "feature_weight", "soft_target": "response_weight"}
     fusion = fusion_for()
+    nn.init.ones_(fusion.score.weight)  # as after a training
     weights = {argument: float(name in kept) for name, argument in arguments.items()}
     terms = attention_fusion_terms(fusion, "features", MAPS, **weights)
     assert [term.name for term in terms] == [f"fusion_{name}" for name in kept]
@@ -179,6 +180,7 @@ def test_a_weight_of_0_leaves_its_term_out(kept):
             lambda: attention_fusion_terms(fusion_for(), "features", MAPS, feature_weight=0, fusion_weight=0),
             "nothing is left of the fusion",
         ),
+        (lambda: attention_fusion_terms(fusion_for(), "features", MAPS, fusion_weight=0), "was never trained; load"),
     ],
 )
 def test_arguments_are_checked(make, message):

@@ -59,6 +59,7 @@ def test_scores_of_scikit_learn(seed):
         "macro_auc": sk.roc_auc_score(nn.functional.one_hot(labels, 5).numpy(), p, average="macro"),
         "macro_specificity": np.mean(specificity),
         "quadratic_kappa": sk.cohen_kappa_score(t, found, weights="quadratic"),
+        "mcc": sk.matthews_corrcoef(t, found),
         "classes_present": 5,
         "images": 80,
     }
@@ -95,6 +96,8 @@ def test_scores_by_hand():
         # Disagreement 2 x 1^2; by chance from the margins (3, 2, 1) and (2, 2, 2): (3x2 + 2x2 + 2x2 + 1x2 + 4 (3x2 +
         # 1x2)) / 6.
         "quadratic_kappa": 1 - 2 / (48 / 6),
+        # 4 right of 6, margins (3, 2, 1) and (2, 2, 2): (4x6 - 12) / sqrt((36 - 14) (36 - 12)).
+        "mcc": 12 / math.sqrt(22 * 24),
     }
     assert {name: scores[name] for name in expected} == pytest.approx(expected)
 
@@ -157,6 +160,7 @@ def test_images_of_one_class_alone(found, kappa):
         scores = classification_scores(one_hot(*found), torch.ones(3), ["a", "b", "c"])
     assert len(caught) == 1
     assert scores["quadratic_kappa"] == pytest.approx(kappa, nan_ok=True)
+    assert scores["mcc"] == pytest.approx(kappa, nan_ok=True)
     assert math.isnan(scores["macro_auc"])
     assert math.isnan(scores["macro_specificity"])
     assert scores["balanced_accuracy"] == scores["accuracy"] == pytest.approx(found.count(1) / 3)

@@ -208,6 +208,14 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         FrozenTeacher(network(), tmp_path / "none.pt")
 
 
+def test_a_teacher_that_fails_to_load_names_itself(tmp_path):
+    torch.save(network(3).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"^teacher 'first': .*weights.pt' does not fit"):
+        FrozenTeacher(network(2), tmp_path / "weights.pt", name="first")
+    with pytest.raises(FileNotFoundError, match=r"^teacher 'second': no checkpoint at"):
+        FrozenTeacher(network(2), tmp_path / "none.pt", name="second")
+
+
 def test_something_that_is_no_network_is_refused():
     with pytest.raises(TypeError, match=r"must be a torch.nn.Module, got str"):
         FrozenTeacher("teacher.pt")
