@@ -4,6 +4,7 @@ from monai_kd.handlers.distillation import DistillationHandler, NonFiniteTermErr
 from monai_kd.handlers.ema_update import EMAUpdateHandler
 from monai_kd.handlers.epoch_seed import EpochSeedHandler
 from monai_kd.handlers.gradient_clipping import clip_gradient_values
+from monai_kd.handlers.history import SaveHistory
 from monai_kd.handlers.labelled_items import LabelledItemsHandler
 from monai_kd.handlers.log_terms import log_terms
 from monai_kd.handlers.predictions import SavePredictions
@@ -18,6 +19,7 @@ __all__ = [
     "NonFiniteTermError",
     "ResumeCheckpoint",
     "SaliencyMaps",
+    "SaveHistory",
     "SavePredictions",
     "clip_gradient_values",
     "log_terms",

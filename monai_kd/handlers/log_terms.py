@@ -26,8 +26,9 @@ def log_terms(output: Any) -> dict[str, float]:
     first = output[0] if isinstance(output, list | tuple) else output
     if not isinstance(first, Mapping):
         raise TypeError(f"expected an engine output of dicts, got {type(first).__name__}.")
-    return {str(key): float(value) for key, value in first.items() if key not in _DATA and _is_scalar(value)}
+    return {str(key): float(value) for key, value in first.items() if is_loss(key, value)}
 
 
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, Number) or (isinstance(value, torch.Tensor) and value.ndim == 0)
+def is_loss(key: str, value: Any) -> bool:
+    """Whether an entry of an engine's output is a loss: a scalar that is no data."""
+    return key not in _DATA and (isinstance(value, Number) or (isinstance(value, torch.Tensor) and value.ndim == 0))
