@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["readable_errors", "user_message"]
 
-_FULL = "MONAI_KD_TRACEBACK"
+TRACEBACK = "MONAI_KD_TRACEBACK"
 
 
 def readable_errors() -> None:
@@ -20,7 +20,7 @@ def readable_errors() -> None:
     was wrong, and its engine's handlers log them once more. Errors from elsewhere keep their traceback, and
     ``MONAI_KD_TRACEBACK=1`` keeps it for all.
     """
-    if os.environ.get(_FULL) not in (None, "", "0"):
+    if os.environ.get(TRACEBACK) not in (None, "", "0"):
         return
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -28,7 +28,7 @@ def readable_errors() -> None:
         if message is None:
             sys.__excepthook__(kind, error, trace)
         else:
-            print(f"error: {message}\n(set {_FULL}=1 for the traceback)", file=sys.stderr)
+            print(f"error: {message}\n(set {TRACEBACK}=1 for the traceback)", file=sys.stderr)
 
     make = logging.getLogRecordFactory()
 

@@ -1,0 +1,195 @@
+"""Which networks of a bundle are compared, and by which of its configuration files each is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ComparedNetwork", "ComparisonPlan", "plan_comparison"]
+
+ROLES = ("teacher", "auxiliary", "baseline", "student")
+_PLAN, _TRAIN, _EVALUATE = "compare.json", "train.json", "evaluate.json"
+_OWN_KEYS = ("bundle_root", "ckpt_dir", "output_dir", "run_name", "checkpoint", "seed", "resume", "config_file")
+
+
+@dataclass(frozen=True)
+class ComparedNetwork:
+    """One network of a comparison.
+
+    Args:
+        name: of its row in the report and of its folder.
+        role: "teacher" and "baseline", one of each at most, are what the others are measured against; "student" is a
+            distilled one, "auxiliary" a further teacher.
+        files: of ``configs/``, behind ``train.json`` and the user's own.
+        overrides: of keys of the configuration.
+        needs: keys that take the checkpoint of another network, ``{key: name}``.
+        seeds: of how many of the comparison's seeds it is trained; all if ``None``.
+        evaluates: a network whose training wrote this one's checkpoint too (a mean teacher); it is scored only.
+    """
+
+    name: str
+    role: str
+    files: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
+    seeds: int | None = None
+    evaluates: str | None = None
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What is compared; :func:`plan_comparison` makes it.
+
+    Args:
+        bundle: the bundle's folder.
+        score: in which networks are compared, higher is better.
+        seeds: of the trainings.
+        networks: in the order in which they are trained.
+        config_files: the user's own, between ``train.json`` and a network's.
+        overrides: the user's own, of keys of the configuration.
+    """
+
+    bundle: Path
+    score: str
+    seeds: tuple[int, ...]
+    networks: tuple[ComparedNetwork, ...]
+    config_files: tuple[Path, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def seeds_of(self, network: ComparedNetwork) -> tuple[int, ...]:
+        """The seeds that a network is trained with."""
+        return self.seeds if network.seeds is None else self.seeds[: network.seeds]
+
+    def partner_seed(self, name: str, seed: int) -> int:
+        """The seed of network ``name`` that belongs to ``seed``: the same, or its first where it has not that one."""
+        seeds = self.seeds_of(self.network(name))
+        return seed if seed in seeds else seeds[0]
+
+    def network(self, name: str) -> ComparedNetwork:
+        """The network of this name."""
+        return next(one for one in self.networks if one.name == name)
+
+    def files_of(self, network: ComparedNetwork, evaluate: bool = False) -> list[Path]:
+        """All configuration files of a run, in their order."""
+        configs = self.bundle / "configs"
+        own = [configs / name for name in network.files]
+        return [configs / _TRAIN, *self.config_files, *own, *([configs / _EVALUATE] if evaluate else [])]
+
+    def as_json(self) -> dict[str, Any]:
+        """What decides on the results, as plain values."""
+        return {
+            "score": self.score,
+            "seeds": list(self.seeds),
+            "networks": {one.name: json.loads(json.dumps(asdict(one))) for one in self.networks},
+            "config_files": [str(path) for path in self.config_files],
+            "overrides": json.loads(json.dumps(dict(self.overrides))),
+        }
+
+
+def plan_comparison(
+    bundle: str | Path,
+    seeds: Sequence[int] = (0, 1, 2),
+    methods: Sequence[str] = (),
+    config_files: Sequence[str | Path] = (),
+    overrides: Mapping[str, Any] | None = None,
+    score: str | None = None,
+) -> ComparisonPlan:
+    """The comparison that a bundle describes in ``configs/compare.json``.
+
+    A bundle without that file is compared as teacher (``teacher.json``, one seed), baseline (``baseline.json``) and
+    distilled (``train.json``, which reads the teacher at ``teacher_checkpoint``).
+
+    Args:
+        bundle: its folder.
+        seeds: of the trainings.
+        methods: further students, each a file of ``configs/`` by its name without ``.json``.
+        config_files: behind ``train.json``, such as a demo or another data set.
+        overrides: of keys of the configuration; the bundle's folders, seeds and checkpoints are the comparison's own.
+        score: in which networks are compared; the bundle's choice if ``None``.
+
+    Raises:
+        FileNotFoundError: no such bundle, or a file that it has not.
+        ValueError: seeds or overrides that cannot be, or a ``compare.json`` that makes no sense.
+    """
+    bundle = Path(bundle).resolve()
+    if not (bundle / "configs" / _TRAIN).is_file() or not (bundle / "configs" / _EVALUATE).is_file():
+        raise FileNotFoundError(f"'{bundle}' has no configs/{_TRAIN} and configs/{_EVALUATE}; give a bundle's folder.")
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds are one or more different numbers from 0, got {list(seeds)}.")
+    overrides = dict(overrides or {})
+    if taken := sorted(set(overrides) & set(_OWN_KEYS)):
+        raise ValueError(f"{taken} are set for each run by the comparison; leave them out.")
+    files = tuple(Path(path).resolve() for path in config_files)
+    if missing := [str(path) for path in files if not path.is_file()]:
+        raise FileNotFoundError(f"no configuration file at {missing}.")
+    described = _described(bundle)
+    networks = [*described["networks"], *(_method(bundle, name, described["networks"]) for name in methods)]
+    _check(bundle, networks)
+    return ComparisonPlan(bundle, score or described["score"], tuple(seeds), tuple(networks), files, overrides)
+
+
+def _described(bundle: Path) -> dict[str, Any]:
+    path = bundle / "configs" / _PLAN
+    if not path.is_file():
+        networks = [
+            ComparedNetwork("teacher", "teacher", ("teacher.json",), seeds=1),
+            ComparedNetwork("baseline", "baseline", ("baseline.json",)),
+            ComparedNetwork("distilled", "student", needs={"teacher_checkpoint": "teacher"}),
+        ]
+        return {"score": "meanDice", "networks": networks}
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        networks = [
+            ComparedNetwork(name=name, **{**one, "files": tuple(one.get("files", ()))})
+            for name, one in raw["networks"].items()
+        ]
+        return {"score": raw["score"], "networks": networks}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"'{path}' describes no comparison ({type(error).__name__}: {error}); expected a 'score' and 'networks', "
+            "each with a role and, as it needs them, files, overrides, needs, seeds, evaluates."
+        ) from None
+
+
+def _method(bundle: Path, name: str, networks: Sequence[ComparedNetwork]) -> ComparedNetwork:
+    """A further student; it needs of teachers what the bundle's own students need."""
+    known = {path.stem for path in (bundle / "configs").glob("*.json")} - {"metadata", "train", "evaluate", "inference"}
+    if name not in known:
+        close = get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(sorted(known))}."
+        raise FileNotFoundError(f"'{bundle}' has no configs/{name}.json; {hint}")
+    needs = next((one.needs for one in networks if one.role == "student"), {})
+    return ComparedNetwork(name, "student", (f"{name}.json",), needs=needs)
+
+
+def _check(bundle: Path, networks: Sequence[ComparedNetwork]) -> None:
+    names = [one.name for one in networks]
+    problems = []
+    if len(set(names)) != len(names):
+        problems.append(f"networks need different names, got {names}")
+    seen: set[str] = set()
+    for one in networks:
+        if one.role not in ROLES:
+            problems.append(f"'{one.name}' has the role '{one.role}'; roles are {', '.join(ROLES)}")
+        if one.evaluates is not None and one.evaluates not in seen:
+            problems.append(f"'{one.name}' evaluates '{one.evaluates}', which is not trained before it")
+        problems += [
+            f"'{one.name}' needs '{other}', which is not trained before it"
+            for other in one.needs.values()
+            if other not in seen
+        ]
+        problems += [
+            f"'{one.name}' has no configs/{file}" for file in one.files if not (bundle / "configs" / file).is_file()
+        ]
+        seen.add(one.name)
+    for role in ("teacher", "baseline"):
+        if sum(one.role == role for one in networks) > 1:
+            problems.append(f"one network is the {role}, got several")
+    if not any(one.role == "student" for one in networks):
+        problems.append("no network is a 'student'")
+    if problems:
+        raise ValueError(f"the comparison of '{bundle.name}' cannot be: {'; '.join(problems)}.")

@@ -1,0 +1,258 @@
+"""Runs a comparison stage by stage; what is finished is kept, what was interrupted goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from monai_kd._files import write_whole
+from monai_kd.compare.plan import ComparedNetwork, ComparisonPlan
+
+__all__ = ["Stage", "StageError", "compare"]
+
+STUDY, TRAINED, DONE = "study.json", "trained.json", "run.json"
+CHECKPOINT = "model.pt"
+LOCK = ".lock"
+RUNNER = (sys.executable, "-m", "monai.bundle", "run")
+_PACKAGES = ("monai-kd", "monai", "torch", "pytorch-ignite", "numpy")
+_EPOCH = re.compile(r"Epoch: (\d+)/(\d+)")
+_SHOWN_LINES = 15
+
+
+class StageError(RuntimeError):
+    """A training or an evaluation of a comparison that failed; what is finished is kept."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One network with one seed: its training and its evaluation."""
+
+    network: ComparedNetwork
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """What the progress calls it."""
+        return f"{self.network.name}, seed {self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last file is there."""
+        return (self.folder / DONE).is_file()
+
+
+Progress = Callable[[Stage, str, float], None]
+
+
+def compare(plan: ComparisonPlan, output: str | Path, command: str = "", progress: Progress | None = None) -> Path:
+    """Train and evaluate what is not finished yet.
+
+    Every run is a process of its own, ``python -m monai.bundle run --args_file ...``; its arguments and its log lie in
+    its folder, ``<output>/<network>/seed_<n>/``. A training that was interrupted is resumed where the bundle can do
+    that, and begins anew otherwise.
+
+    Args:
+        plan: what is compared.
+        output: the comparison's folder; made if it does not exist. One that holds the same comparison goes on.
+        command: that repeats it, for the report.
+        progress: called with the stage, "training" or "evaluation" or "finished", and the share that is done.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        ValueError: the folder holds another comparison.
+        StageError: a run failed; its log's end is in the message.
+    """
+    output = Path(output).resolve()
+    _begin(plan, output, command)
+    with _locked(output) as lock:
+        for stage in stages(plan, output):
+            if not stage.finished:
+                _run_stage(plan, stage, output, lock, progress or (lambda *_: None))
+    return output
+
+
+def stages(plan: ComparisonPlan, output: Path) -> list[Stage]:
+    """All stages, in their order."""
+    return [
+        Stage(network, seed, output / network.name / f"seed_{seed}")
+        for network in plan.networks
+        for seed in plan.seeds_of(network)
+    ]
+
+
+def _begin(plan: ComparisonPlan, output: Path, command: str) -> None:
+    """Write ``study.json``, or see that the one there is of the same comparison."""
+    path = output / STUDY
+    described = {"bundle": plan.bundle.name, **plan.as_json()}
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"'{path}' cannot be read ({error}); give another folder.") from None
+        changed = sorted(key for key in described if before.get(key) != described[key])
+        if changed:
+            raise ValueError(
+                f"'{output}' holds another comparison: {', '.join(changed)} differ. Repeat its own command to go on "
+                "with it, or give another folder."
+            )
+        return
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"'{output}' is not empty and holds no comparison; give an empty or new folder.")
+    output.mkdir(parents=True, exist_ok=True)
+    study = {
+        **described,
+        "bundle_folder": str(plan.bundle),
+        "bundle_version": _bundle_version(plan.bundle),
+        "command": command,
+        "versions": {name: _package_version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
+        "git": _git_state(plan.bundle),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    write_whole(path, json.dumps(study, indent=2) + "\n")
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[int]:
+    """Hold the folder's lock. Runs inherit it, so that one that outlives a killed comparison is noticed."""
+    descriptor = os.open(output / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    except BlockingIOError:
+        raise StageError(f"another process works in '{output}'; wait for it, or stop it.") from None
+    finally:
+        os.close(descriptor)
+
+
+def _run_stage(plan: ComparisonPlan, stage: Stage, output: Path, lock: int, progress: Progress) -> None:
+    start = time.monotonic()
+    if stage.network.evaluates is None and not (stage.folder / TRAINED).is_file():
+        resume = any(stage.folder.glob("models/*_resume.pt"))
+        if not resume:
+            shutil.rmtree(stage.folder, ignore_errors=True)
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        arguments = _arguments(plan, stage, output, evaluate=False)
+        if resume:
+            arguments["resume"] = True
+        _call(stage, "training", arguments, lock, progress)
+        write_whole(stage.folder / TRAINED, json.dumps({"seconds": round(time.monotonic() - start, 1)}) + "\n")
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    _call(stage, "evaluation", _arguments(plan, stage, output, evaluate=True), lock, progress)
+    for path in stage.folder.glob("models/*_resume.pt*"):
+        path.unlink()
+    done = {"network": stage.network.name, "seed": stage.seed, "seconds": round(time.monotonic() - start, 1)}
+    write_whole(stage.folder / DONE, json.dumps(done, indent=2) + "\n")
+    progress(stage, "finished", 1.0)
+
+
+def _arguments(plan: ComparisonPlan, stage: Stage, output: Path, evaluate: bool) -> dict[str, Any]:
+    """Of ``monai.bundle run``: the user's overrides, then the network's, then the comparison's own."""
+    network, folder = stage.network, stage.folder
+    owner = network.evaluates or network.name
+    models = output / owner / f"seed_{stage.seed}" / "models"
+    arguments: dict[str, Any] = {
+        "config_file": [str(path) for path in plan.files_of(network, evaluate)],
+        "meta_file": str(plan.bundle / "configs" / "metadata.json"),
+        "bundle_root": str(plan.bundle),
+        **plan.overrides,
+        **network.overrides,
+        "seed": stage.seed,
+        "run_name": network.name,
+        "ckpt_dir": str(models),
+        "output_dir": str(folder),
+    }
+    if network.evaluates is None:
+        arguments["checkpoint"] = CHECKPOINT
+    if (logging := plan.bundle / "configs" / "logging.conf").is_file():
+        arguments["logging_file"] = str(logging)
+    for key, name in network.needs.items():
+        partner = plan.partner_seed(name, stage.seed)
+        arguments[key] = str(output / name / f"seed_{partner}" / "models" / CHECKPOINT)
+    return arguments
+
+
+def _call(stage: Stage, what: str, arguments: dict[str, Any], lock: int, progress: Progress) -> None:
+    """Run it as a process of its own, its output in a log; an interruption stops it as well."""
+    file, log = stage.folder / f"{what}.json", stage.folder / f"{what}.log"
+    write_whole(file, json.dumps(arguments, indent=2) + "\n")
+    command = [*RUNNER, "--args_file", str(file)]
+    progress(stage, what, 0.0)
+    with open(log, "a", encoding="utf-8") as kept:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            pass_fds=(lock,),
+        )
+        try:
+            for line in _lines(process):
+                kept.write(line)
+                kept.flush()
+                if what == "training" and (found := _EPOCH.search(line)):
+                    progress(stage, what, (int(found[1]) - 1) / int(found[2]))
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if status:
+        end = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-_SHOWN_LINES:])
+        raise StageError(
+            f"the {what} of {stage.name} ended with status {status}. The end of '{log}':\n{end}\n"
+            "Mend the cause and repeat the command: what is finished is kept."
+        )
+
+
+def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
+    if process.stdout is not None:
+        yield from process.stdout
+
+
+def _bundle_version(bundle: Path) -> str | None:
+    try:
+        found: str | None = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8")).get(
+            "version"
+        )
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the repository that holds the bundle, and whether files differ from it; ``None`` without one."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+
+    def ask(*words: str) -> str | None:
+        done = subprocess.run([git, "-C", str(folder), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    return None if commit is None else {"commit": commit, "changed": bool(ask("status", "--porcelain"))}
