@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from monai_kd.cli import check, compare, report, taps
+from monai_kd.cli import check, compare, distill, report, taps
 from monai_kd.errors import TRACEBACK, user_message
 from monai_kd.version import __version__
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (taps, check, compare, report):
+for module in (taps, check, distill, compare, report):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 
 
