@@ -27,7 +27,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 from monai_kd._processes import processes, rank
-from monai_kd.metrics.regions import _file, _mean, _write_csv
+from monai_kd.metrics._cases import case_name, mean_of_known, write_table
 
 Array = NDArray[np.float64]
 Classes = NDArray[np.int64]
@@ -163,7 +163,7 @@ class ClassificationMetrics(Metric):
         if len(pred) != len(label):
             raise ValueError(f"expected one label for every prediction, got {len(pred)} and {len(label)}.")
         for row, index in zip(pred, label):
-            self._names.append(_file(row) or f"unnamed_{rank()}_{len(self._rows):05}")
+            self._names.append(case_name(len(self._rows), row))
             self._rows.append(as_row(row, self.class_names))
             self._labels.append(as_index(index))
 
@@ -287,8 +287,8 @@ def _scores(probabilities: Array, labels: Classes, class_names: Sequence[str]) -
     values = dict(zip(_PER_CLASS, (precision, recall, specificity, f1, np.array(auc))))
     scores = {
         "accuracy": float(accuracy_score(labels, predicted)),
-        "balanced_accuracy": _mean(recall[present]),
-        **{f"macro_{kind}": _mean(values[kind][present]) for kind in _MACRO},
+        "balanced_accuracy": mean_of_known(recall[present]),
+        **{f"macro_{kind}": mean_of_known(values[kind][present]) for kind in _MACRO},
         "quadratic_kappa": _quadratic_kappa(labels, predicted, indices),
         "mcc": _mcc(labels, predicted),
         "classes_present": int(present.sum()),
@@ -359,6 +359,6 @@ def _write_classes(path: Path, class_names: Sequence[str], scores: dict[str, flo
         [*counts, *(scores[f"{kind}_{name}"] for kind in _PER_CLASS)]
         for name, counts in zip(class_names, zip(confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist()))
     ]
-    _write_csv(path, ["class", "true_images", "predicted_images", *_PER_CLASS], class_names, rows)
+    write_table(path, ["class", "true_images", "predicted_images", *_PER_CLASS], class_names, rows)
     beside = path.with_name(f"{path.stem}_confusion.csv")
-    _write_csv(beside, ["true_class", *class_names], class_names, confusion.tolist())
+    write_table(beside, ["true_class", *class_names], class_names, confusion.tolist())

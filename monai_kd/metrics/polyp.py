@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,9 +13,11 @@ from ignite.engine import Engine
 from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced
-from monai.utils.dist import evenly_divisible_all_gather
 from numpy.typing import NDArray
 from torch import Tensor
+
+from monai_kd._processes import rank
+from monai_kd.metrics._cases import case_name, gather_cases, write_cases
 
 Array = NDArray[np.float64]
 
@@ -96,6 +99,8 @@ class PolypMetrics(Metric):
         score: the score that stands under the attached name, one of :data:`POLYP_SCORES`.
         minmax: stretch every prediction to [0, 1] first, as the released inference does.
         prefix: put before the scores' own names, so that several of these can be attached to one engine.
+        cases_path: a CSV file, written whole at the end of the evaluation, with one row an image, sorted by name
+            (folder and file of the label): the scores that it has alone. Beside it ``*_summary.csv``.
         output_transform: takes ``(pred, label)`` from the engine's output, e.g. ``from_engine(["pred", "label"])``;
             foreground probabilities and masks, as batches of shape (B, 1, H, W) or lists of (1, H, W).
 
@@ -117,6 +122,7 @@ class PolypMetrics(Metric):
         score: str = "meanDice",
         minmax: bool = False,
         prefix: str = "",
+        cases_path: str | Path | None = None,
         output_transform: Callable[..., Any] = lambda x: x,
     ) -> None:
         if score not in POLYP_SCORES:
@@ -125,12 +131,14 @@ class PolypMetrics(Metric):
         self.score = score
         self.minmax = minmax
         self.prefix = prefix
+        self.cases_path = None if cases_path is None else Path(cases_path)
+        self._names: list[str] = []
         self._rows: list[Tensor] = []
         super().__init__(output_transform)
 
     @reinit__is_reduced
     def reset(self) -> None:
-        self._rows = []
+        self._names, self._rows = [], []
 
     @reinit__is_reduced
     def update(self, output: Sequence[Any]) -> None:
@@ -144,7 +152,9 @@ class PolypMetrics(Metric):
         pred, label = output
         if len(pred) != len(label):
             raise ValueError(f"expected one label for every prediction, got {len(pred)} and {len(label)}.")
-        self._rows += [torch.from_numpy(image_row(p, g, self.minmax)) for p, g in zip(pred, label)]
+        for p, g in zip(pred, label):
+            self._names.append(case_name(len(self._rows), g, p))
+            self._rows.append(torch.from_numpy(image_row(p, g, self.minmax)))
 
     def scores(self) -> dict[str, float]:
         """All scores over the images of all processes, by name.
@@ -152,26 +162,29 @@ class PolypMetrics(Metric):
         Raises:
             NotComputableError: there were no images.
         """
-        return _aggregate(self._gather())
+        return _aggregate(self._gather()[1])
 
     def compute(self) -> float:
         """The chosen score."""
         return self.scores()[self.score]
 
     def completed(self, engine: Engine, name: str) -> None:
-        rows = self._gather()
+        names, rows = self._gather()
         scores = _aggregate(rows)
         engine.state.metrics.update({self.prefix + key: value for key, value in scores.items()})
         engine.state.metrics[name] = scores[self.score]
         details = vars(engine.state).setdefault("metric_details", {})
-        details[name] = torch.tensor([list(_aggregate(row[None]).values()) for row in rows])
+        images = np.array([list(_aggregate(row[None]).values()) for row in rows])
+        details[name] = torch.from_numpy(images).float()
+        if self.cases_path is not None and rank() == 0:
+            write_cases(self.cases_path, names, POLYP_SCORES, images)
 
-    def _gather(self) -> Array:
-        local = torch.stack(self._rows) if self._rows else torch.empty(0, _ROW, dtype=torch.float64)
-        rows = evenly_divisible_all_gather(local, concat=True).cpu().numpy()
+    def _gather(self) -> tuple[list[str], Array]:
+        """Names and rows of the images of all processes, sorted by name."""
+        names, rows = gather_cases(self._names, self._rows, _ROW)
         if len(rows) == 0:
             raise NotComputableError("PolypMetrics saw no images; was the evaluator run?")
-        return rows
+        return names, rows
 
 
 def image_row(pred: Tensor | Array, label: Tensor | Array, minmax: bool = False) -> Array:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +15,12 @@ from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced
 from monai.data.meta_tensor import MetaTensor
 from monai.metrics.utils import get_mask_edges, get_surface_distance
-from monai.utils.dist import evenly_divisible_all_gather, string_list_all_gather
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, find_objects
 from torch import Tensor
 
-from monai_kd._files import write_whole
-from monai_kd._processes import processes, rank
+from monai_kd._processes import rank
+from monai_kd.metrics._cases import case_name, gather_cases, mean_of_known, write_cases
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
@@ -216,7 +213,7 @@ class RegionMetrics(Metric):
         if len(preds) != len(labels):
             raise ValueError(f"expected one label for every prediction, got {len(preds)} and {len(labels)}.")
         for pred, label in zip(preds, labels):
-            name = _file(label) or _file(pred) or f"unnamed_{rank()}_{len(self._rows):05}"
+            name = case_name(len(self._rows), label, pred)
             try:
                 scores = region_scores(pred, label, _spacing(pred, label), self.regions, self.empty, self.slice_axis)
             except ValueError as error:
@@ -251,27 +248,21 @@ class RegionMetrics(Metric):
         engine.state.metrics.update(scores)
         engine.state.metrics[name] = scores[self.score]
         if self.cases_path is not None and rank() == 0:
-            _write_cases(self.cases_path, names, self._columns, rows)
+            write_cases(self.cases_path, names, self._columns, rows)
 
     def _gather(self) -> tuple[list[str], NDArray[np.float64]]:
         """Names and rows of the cases of all processes, sorted by name."""
-        local = torch.stack(self._rows) if self._rows else torch.empty(0, len(self._columns), dtype=torch.float64)
-        rows = evenly_divisible_all_gather(local, concat=True).cpu().numpy()
+        names, rows = gather_cases(self._names, self._rows, len(self._columns))
         if len(rows) == 0:
             raise NotComputableError("RegionMetrics saw no cases; was the evaluator run?")
-        # A process without cases sends one empty name.
-        names = [name for name in string_list_all_gather(self._names, delimiter="\0") if name]
-        order = sorted(range(len(names)), key=lambda index: names[index])
-        if processes() > 1:
-            order = [index for place, index in enumerate(order) if not place or names[index] != names[order[place - 1]]]
-        return [Path(*Path(names[index]).parts[-2:]).as_posix() for index in order], rows[order]
+        return names, rows
 
     def _aggregate(self, rows: NDArray[np.float64]) -> dict[str, float]:
         column = dict(zip(self._columns, rows.T))
         scores: dict[str, float] = {}
         for name in self.regions:
             true, pred, common = (column[kind.format(name)] for kind in _COUNTS)
-            scores |= {kind.format(name): _mean(column[kind.format(name)]) for kind in self._means}
+            scores |= {kind.format(name): mean_of_known(column[kind.format(name)]) for kind in self._means}
             scores[f"globalDice_{name}"] = _ratio(2 * common.sum(), true.sum() + pred.sum())
             scores[f"cases_without_{name}"] = int((true == 0).sum())
             scores[f"both_empty_{name}"] = int((true + pred == 0).sum())
@@ -364,42 +355,12 @@ def _spacing(pred: Tensor, label: Tensor) -> list[float]:
     )
 
 
-def _file(image: Tensor) -> str:
-    return str(image.meta.get("filename_or_obj", "")) if isinstance(image, MetaTensor) else ""
-
-
 def _named(region: str, kinds: Sequence[str], values: Sequence[float]) -> dict[str, float]:
     return {kind.format(region): float(value) for kind, value in zip(kinds, values)}
 
 
 def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else math.nan
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else math.nan
-
-
-def _write_cases(path: Path, names: list[str], columns: list[str], rows: NDArray[np.float64]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = [column[~np.isnan(column)] for column in rows.T]
-    summary = {
-        "mean": [_mean(column) for column in rows.T],
-        "median": [float(np.median(column)) if len(column) else math.nan for column in known],
-        "cases": [float(len(column)) for column in known],
-    }
-    _write_csv(path, ["case", *columns], names, rows.tolist())
-    _write_csv(path.with_name(f"{path.stem}_summary.csv"), ["over_cases", *columns], summary, summary.values())
-
-
-def _write_csv(path: Path, head: list[str], names: Iterable[str], rows: Iterable[list[float]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    for name, values in zip(names, rows):
-        writer.writerow([name, *("" if math.isnan(value) else f"{value:.10g}" for value in values)])
-    write_whole(path, text.getvalue())
 
 
 def _check_options(regions: Mapping[str, Sequence[int]], empty: str, slice_axis: int | None) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import csv
 import os
 from pathlib import Path
 
@@ -207,6 +208,20 @@ def test_in_a_monai_evaluator(key):
     assert evaluator.state.metrics["Smeasure"] == pytest.approx(expected["Smeasure"], abs=1e-3)
     if key:
         assert evaluator.state.best_metric == evaluator.state.metrics["val_mean_dice"]
+
+
+def test_one_row_an_image_is_written(tmp_path):
+    preds, labels = random_set()
+    named = [MetaTensor(label, meta={"filename_or_obj": f"/set/masks/{9 - i}.png"}) for i, label in enumerate(labels)]
+    metric = PolypMetrics(cases_path=tmp_path / "cases.csv")
+    metric.update((preds, named))
+    metric.completed(Engine(lambda engine, _: None), "dice")
+    with open(tmp_path / "cases.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row.pop("case") for row in rows] == [f"masks/{number}.png" for number in (7, 8, 9)]
+    for row, pred, label in zip(rows, preds[::-1], labels[::-1]):
+        expected = polyp_scores(pred, label)
+        assert {name: float(value) for name, value in row.items()} == pytest.approx(expected)
 
 
 def _score_a_share(rank: int, folder: str) -> None:
