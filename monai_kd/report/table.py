@@ -9,6 +9,7 @@ from monai_kd.report.evaluation import Evaluation
 __all__ = ["comparison_table", "gap_closed"]
 
 TEACHER, BASELINE = "teacher", "baseline"
+SMALLEST_GAP = 0.01
 
 
 def gap_closed(baseline: float, distilled: float, teacher: float) -> float | None:
@@ -29,7 +30,8 @@ def comparison_table(evaluations: Mapping[str, Evaluation], score: str, others: 
 
     Args:
         evaluations: by name; "teacher" and "baseline" are what the others are measured against.
-        score: the score, higher is better, that the gap is measured in.
+        score: the score, higher is better, that the gap is measured in. A gap below 0.01 is told as such: a share of
+            it would be one of chance.
         others: further scores to show.
 
     Raises:
@@ -66,5 +68,8 @@ def comparison_table(evaluations: Mapping[str, Evaluation], score: str, others: 
 def _gap(evaluations: Mapping[str, Evaluation], name: str, score: str) -> str:
     if name in (TEACHER, BASELINE) or not {TEACHER, BASELINE} <= set(evaluations):
         return "-"
-    share = gap_closed(*(evaluations[key].scores[score] for key in (BASELINE, name, TEACHER)))
-    return "no gap" if share is None else f"{100 * share:.0f} %"
+    low, reached, high = (evaluations[key].scores[score] for key in (BASELINE, name, TEACHER))
+    share = gap_closed(low, reached, high)
+    if share is None:
+        return "no gap"
+    return f"gap < {SMALLEST_GAP}" if high - low < SMALLEST_GAP else f"{100 * share:.0f} %"

@@ -22,6 +22,7 @@ from monai_kd.report import (
     save_overlays,
 )
 from monai_kd.report.__main__ import main
+from monai_kd.report.cost import costs_side_by_side, load_costs, peak_memory, save_costs
 
 
 def evaluation(name, dice):
@@ -61,6 +62,70 @@ def test_cost_of_an_ensemble_is_the_sum():
     assert together.milliseconds > 0
 
 
+def test_costs_side_by_side_are_those_of_each_alone():
+    networks = {"wide": nn.Conv2d(1, 64, 5), "narrow": nn.Conv2d(1, 2, 1), "both": [nn.Conv2d(1, 2, 1)] * 2}
+    found = costs_side_by_side(networks, (1, 1, 64, 64), rounds=5)
+    for name, network in networks.items():
+        alone = network_cost(network, (1, 1, 64, 64), repeats=1)
+        assert (found[name].parameters, found[name].gmac) == (alone.parameters, alone.gmac)
+        assert 0 < found[name].low <= found[name].milliseconds <= found[name].high
+        assert found[name].peak_bytes == peak_memory(network, (1, 1, 64, 64))
+    assert found["wide"].milliseconds > found["narrow"].milliseconds
+    assert list(found) == ["wide", "narrow", "both"]
+
+
+def test_costs_side_by_side_take_turns():
+    order = []
+
+    class Network(nn.Conv2d):
+        def forward(self, images):
+            order.append(self.out_channels)
+            return super().forward(images)
+
+    networks = {str(width): Network(1, width, 1) for width in (1, 2, 3)}
+    costs_side_by_side(networks, {"1": (1, 1, 4, 4), "2": (1, 1, 5, 5), "3": (1, 1, 6, 6)}, rounds=4)
+    rounds = [order[start : start + 3] for start in range(len(order) - 18, len(order), 3)]
+    assert rounds == [[1, 2, 3], [2, 3, 1], [3, 1, 2]] * 2
+    with pytest.raises(ValueError, match="networks and one round"):
+        costs_side_by_side({}, (1, 1, 4, 4))
+
+
+def test_peak_memory_is_weights_input_and_what_lives_at_once():
+    size = 4 * 1 * 8 * 32 * 32
+    chain = nn.Sequential(*[nn.ReLU() for _ in range(5)])
+    # The input is kept by the caller; of the outputs two live at once, however long the chain is.
+    assert peak_memory(chain, (1, 8, 32, 32)) == size + 2 * size
+    norm = nn.BatchNorm2d(8)
+    held = sum(t.numel() * t.element_size() for t in [*norm.parameters(), *norm.buffers()])
+    assert size * 2 + held <= peak_memory(norm, (1, 8, 32, 32)) <= size * 2 + held + 4096
+
+    class Keeps(nn.Module):
+        def forward(self, images):
+            return torch.stack([images.relu() for _ in range(5)]).sum()
+
+    assert peak_memory(Keeps(), (1, 8, 32, 32)) >= size * 11
+    assert peak_memory([chain, Keeps()], (1, 8, 32, 32)) == peak_memory(Keeps(), (1, 8, 32, 32))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_peak_memory_on_a_device_leaves_out_what_was_there():
+    kept = torch.zeros(1 << 24, device="cuda")
+    chain = nn.Sequential(nn.Conv2d(8, 8, 1, bias=False, device="cuda"), nn.ReLU(), nn.ReLU())
+    size = 4 * 8 * 256 * 256
+    assert 3 * size <= peak_memory(chain, (1, 8, 256, 256)) <= 4 * size + (1 << 24)
+    del kept
+
+
+def test_costs_come_back_as_they_were_stored(tmp_path):
+    assert load_costs(tmp_path) is None
+    costs = costs_side_by_side({"a": nn.Conv2d(1, 1, 1)}, (1, 1, 4, 4), rounds=1)
+    save_costs(tmp_path, costs, "cpu", rounds=1)
+    found, how = load_costs(tmp_path)
+    assert found == costs
+    assert how.startswith("cpu, ")
+    assert how.endswith("median of 1 passes in turns")
+
+
 @pytest.mark.parametrize(
     ("scores", "share"), [((0.7, 0.76, 0.8), 0.6), ((0.7, 0.7, 0.8), 0.0), ((0.7, 0.65, 0.8), -0.5)]
 )
@@ -81,6 +146,14 @@ def test_table_has_the_teacher_first_and_the_share_of_the_gap():
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["teacher", "baseline", "distilled"]
     assert [row.split("|")[-2].strip() for row in rows[2:]] == ["-", "-", "50 %"]
     assert len({len(row) for row in rows}) == 1
+
+
+@pytest.mark.parametrize(
+    ("teacher", "told"), [(0.705, "gap < 0.01"), (0.70, "no gap"), (0.65, "no gap"), (0.72, "250 %")]
+)
+def test_table_gives_no_share_of_next_to_nothing(teacher, told):
+    found = {name: evaluation(name, d) for name, d in (("distilled", 0.75), ("baseline", 0.7), ("teacher", teacher))}
+    assert comparison_table(found, "meanDice").splitlines()[-1].split("|")[-2].strip() == told
 
 
 def test_table_names_a_missing_score():

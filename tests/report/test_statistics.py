@@ -118,6 +118,11 @@ def test_nothing_differs():
     assert (found.mean, found.low, found.high, found.p, found.equal) == (0, 0, 0, None, 2)
 
 
+def test_the_same_scores_of_seeds_in_another_order_are_ties():
+    found = paired_test(scores([0.1, 0.5], [0.2, 0.6], [0.3, 0.7]), scores([0.2, 0.7], [0.3, 0.5], [0.1, 0.6]))
+    assert (found.better, found.equal, found.worse, found.p) == (0, 2, 0, None)
+
+
 def test_one_case_has_neither_interval_nor_p():
     found = paired_test(scores([0.5]), scores([0.7]))
     assert (found.cases, found.low, found.p, found.better) == (1, None, None, 1)

@@ -1,0 +1,280 @@
+"""The report of a comparison: a page that needs nothing else, a Markdown table, and all numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from monai_kd._files import write_whole
+from monai_kd.report import figures
+from monai_kd.report.pictures import Panel, case_pictures
+from monai_kd.report.study import load_study
+from monai_kd.report.summary import summarise
+
+__all__ = ["markdown", "page", "write_report"]
+
+_PICTURES = 3  # of the cases that gained most and of those that lost most
+_DOTS = ("Dice", "recall", "auc", "HD95_mm")
+_MOST_ROCS = 12
+_MOST_WORDS = 12
+_NONE, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+def write_report(root: str | Path) -> Path:
+    """Write ``report.html``, ``report.md`` and ``report.json`` of a comparison into its folder.
+
+    Each file is there whole or not at all, and none is written before all could be made.
+
+    Args:
+        root: the folder, as :func:`monai_kd.report.study.load_study` reads it.
+
+    Returns:
+        The page.
+
+    Raises:
+        ImportError: jinja2 or matplotlib is not installed.
+        FileNotFoundError, ValueError, KeyError: what ``load_study`` refuses.
+    """
+    study = load_study(root)
+    summary = summarise(study)
+    chosen = [
+        case
+        for one in summary["comparisons"].values()
+        for case in dict.fromkeys([*one["gained"][:_PICTURES], *one["lost"][:_PICTURES]])
+    ]
+    texts = {
+        "report.json": json.dumps(summary, indent=2, allow_nan=False) + "\n",
+        "report.md": markdown(summary),
+        "report.html": page(summary, case_pictures(study, chosen)),
+    }
+    for name, text in texts.items():
+        write_whole(study.root / name, text)
+    return study.root / "report.html"
+
+
+def page(summary: Mapping[str, Any], pictures: Mapping[str, Sequence[Panel]] | None = None) -> str:
+    """The page as one HTML text, which asks nothing of a network and runs no script.
+
+    Args:
+        summary: of :func:`monai_kd.report.summary.summarise`.
+        pictures: panels by case.
+
+    Raises:
+        ImportError: jinja2 or matplotlib is not installed.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise ImportError('the report needs jinja2: pip install "monai-kd[report]"') from error
+    environment = Environment(
+        loader=PackageLoader("monai_kd.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters.update(_FILTERS)
+    per_class = {name for kind in summary["per_class"]["kinds"].values() for name in kind.values()}
+    shown = {1: "helped", -1: "hurt", 0: "open"}
+    verdicts = [
+        {**one, "shown": shown[one["shown"]], "parts": _sentences(one["sentence"])} for one in summary["verdicts"]
+    ]
+    return environment.get_template("report.html.jinja").render(
+        s={**summary, "verdicts": verdicts},
+        f=_figures(dict(summary)),
+        keys=_keys(summary),
+        measured="peak_bytes" in next(iter(summary["networks"].values()))["cost"],
+        overall=[name for name in summary["scores"] if name not in per_class and name != summary["score"]],
+        rows={name: {row["case"]: row for row in one["by_case"]} for name, one in summary["comparisons"].items()},
+        pictures=pictures or {},
+        run=_what_was_run(summary),
+        command=_command(summary["run"].get("command")),
+    )
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The verdicts and a table of scores and costs."""
+    score = summary["score"]
+    head = ["network", "seeds", score, "95 % interval", "share of the gap", "parameters", "GMAC", "ms"]
+    rows = []
+    for name, network in summary["networks"].items():
+        found, cost = network["scores"][score], network["cost"]
+        share = (summary["comparisons"].get(name) or {}).get("share") or {"share": None}
+        spread = "" if found["deviation"] is None else f" ± {_number(found['deviation'])}"
+        rows.append(
+            [
+                name,
+                str(len(network["seeds"])),
+                f"{_number(found['mean'])}{spread}",
+                _interval(found),
+                _NONE
+                if share["share"] is None
+                else f"{_percent(share['share'])} ({_percent(share['low'])} to {_percent(share['high'])})",
+                f"{cost['parameters']:,}",
+                _significant(cost["gmac"]),
+                _significant(cost["milliseconds"]),
+            ]
+        )
+    lines = [f"# {_cell(summary['bundle'])}", ""]
+    for one in summary["verdicts"]:
+        lines += [_cell(f"{one['network']}: {one['sentence']}"), ""]
+    lines += [f"| {' | '.join(_cell(cell) for cell in head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
+    lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
+    lines += ["", f"{summary['cases']} test cases. Cost of one forward pass: {_cell(summary['cost_measured'])}."]
+    lines += [f"* {_cell(note)}" for note in summary["notes"]]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(summary: dict[str, Any]) -> dict[str, Any]:
+    """SVG of every figure; markup that is as it is, since matplotlib has escaped what it was given."""
+    from markupsafe import Markup
+
+    def each(what: str, make: Callable[..., str], names: Sequence[str]) -> list[Markup]:
+        return [Markup(make(summary, one, f"{what}{place}")) for place, one in enumerate(names)]  # noqa: S704
+
+    found: dict[str, Any] = {
+        "gap": Markup(figures.gap_bar(summary)),  # noqa: S704
+        "classes": each("class", figures.class_dots, [one for one in _DOTS if one in summary["per_class"]["kinds"]]),
+        "scatter": each("case", figures.scatter, [n for n, one in summary["comparisons"].items() if one["by_case"]]),
+        "curves": each("curve", figures.training_curve, summary["curves"]),
+    }
+    if summary["classification"]:
+        networks = list(summary["networks"])
+        classes = [
+            one
+            for one in summary["classification"]["class_names"]
+            if any(one in curves for curves in summary["classification"]["roc"].values())
+        ]
+        classes = classes[-1:] if len(classes) == 2 else classes[:_MOST_ROCS]  # two classes mirror each other
+        found["confusion"] = each("confusion", figures.confusion_matrix, networks)
+        found["roc"] = each("roc", figures.roc, classes)
+        found["reliability"] = each("reliability", figures.reliability, networks)
+    return found
+
+
+def _keys(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The page's colour of every network, as the figures have it."""
+    students = [name for name, one in summary["networks"].items() if one["role"] == "student"]
+    return {
+        name: f"--student-{students.index(name) % 5}" if name in students else f"--{one['role']}"
+        for name, one in summary["networks"].items()
+    }
+
+
+def _sentences(text: str) -> list[str]:
+    """The verdict without its intervals, for large print, and the rest of it."""
+    first, bracket, rest = text.partition(" (95 % interval ")
+    return [f"{first}.", f"95 % interval {rest.replace(').', '.', 1)}"] if bracket else [text]
+
+
+def _what_was_run(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    run = summary["run"]
+    data = run.get("data") or {}
+    facts = {
+        "bundle": " ".join(str(run[key]) for key in ("bundle", "bundle_version") if run.get(key)),
+        "networks": "; ".join(
+            _recipe(name, one["role"], (run["networks"].get(name) or {}).get("files") or [])
+            for name, one in summary["networks"].items()
+        ),
+        "seeds": "; ".join(f"{name} {', '.join(map(str, one['seeds']))}" for name, one in summary["networks"].items()),
+        "config files": _words(run.get("config_files")),
+        "overrides": _words(run.get("overrides")),
+        "data": _words(data.get("dataset_dir")),
+        "split": _words(data.get("split")),
+        "versions": _words(run.get("versions")),
+        "git": _words(run.get("git")),
+        "created": _words(run.get("created")),
+    }
+    return [(key, value) for key, value in facts.items() if value]
+
+
+def _recipe(name: str, role: str, files: Sequence[str]) -> str:
+    text = name if name == role else f"{name} ({role})"
+    return f"{text}: {', '.join(map(str, files))}" if files else text
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(one)}" for key, one in value.items())
+    if isinstance(value, list | tuple):
+        if len(value) > _MOST_WORDS:
+            return f"{len(value)} of them"
+        return ", ".join(_words(one) for one in value)
+    return "" if value is None else str(value)
+
+
+def _command(value: Any) -> str:
+    return shlex.join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
+# --- numbers in words -----------------------------------------------------------------------------------------------
+
+
+def _number(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _signed(value: float | None) -> str:
+    return _NONE if value is None else f"{value:+.3f}".replace("-", _MINUS)
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    return _NONE if found.get("low") is None else f"{_number(found['low'])} to {_number(found['high'])}"
+
+
+def _percent(value: float | None) -> str:
+    return _NONE if value is None else f"{100 * value:.0f} %".replace("-", _MINUS)
+
+
+def _probability(value: float | None) -> str:
+    return _NONE if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _count(value: int | None) -> str:
+    if value is None:
+        return _NONE
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k" if value >= 1e4 else f"{value:,}"
+
+
+def _significant(value: float | None) -> str:
+    if value is None:
+        return _NONE
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _bytes(value: int | None) -> str:
+    if value is None:
+        return _NONE
+    return f"{value / 1e6:,.1f} MB" if value >= 1e5 else f"{value / 1e3:,.1f} kB"
+
+
+def _duration(value: float | None) -> str:
+    if value is None:
+        return _NONE
+    return f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def _cell(text: str) -> str:
+    """Text that is no markup in a table of Markdown."""
+    for mark in ("\\", "|", "<", "`", "*", "["):
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+def _case_name(case: str) -> str:
+    """A file by its folder and name alone."""
+    return "/".join(PurePosixPath(case.removeprefix("'")).parts[-2:])
+
+
+_FILTERS: dict[str, Callable[..., str]] = {
+    "number": _number,
+    "signed": _signed,
+    "interval": _interval,
+    "percent": _percent,
+    "probability": _probability,
+    "count": _count,
+    "significant": _significant,
+    "bytes": _bytes,
+    "duration": _duration,
+    "case_name": _case_name,
+    "words": lambda text: str(text).replace("_", " "),
+}

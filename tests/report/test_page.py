@@ -1,0 +1,246 @@
+"""The three files of a report."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_kd.report import page as page_module
+from monai_kd.report.page import write_report
+from monai_kd.report.pictures import _largest_error, case_pictures
+from monai_kd.report.study import load_study
+
+HOSTILE = "<script>alert('x')</script>"
+GREEN, YELLOW = (0x37, 0xE3, 0x6B), (0xFF, 0xD2, 0x3F)
+
+
+class Reader(HTMLParser):
+    """Tags that are not closed, attributes that may ask a network, and the visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.asking, self.text = [], set(), [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        if tag not in ("meta", "link", "img", "br", "use", "path"):
+            self.open.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href", "srcset", "action") and not (value or "").startswith(
+                ("data:", "#")
+            ):
+                self.asking.append(value)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("use", "path"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+
+
+def read(path):
+    found = Reader(path.read_text())
+    return found, " ".join(" ".join(found.text).split())
+
+
+def test_all_three_files_are_written(segmentation):
+    runs, _ = segmentation()
+    path = write_report(runs.root)
+    assert path == runs.root / "report.html"
+    made = {one.name for one in runs.root.iterdir() if one.is_file()}
+    assert made == {"study.json", "report.html", "report.md", "report.json"}
+    summary = json.loads((runs.root / "report.json").read_text())
+    found, text = read(path)
+    assert (found.open, found.asking) == ([], [])
+    assert "script" not in found.tags
+    assert "Distillation helped: meanDice is 0." in text
+    assert text.index("Distillation helped") < text.index("How much of the gap") < text.index("What was run")
+    share = summary["comparisons"]["distilled"]["share"]["share"]
+    assert f"It closed {100 * share:.0f} % of the gap" in text
+    for network in summary["networks"].values():
+        score = network["scores"]["meanDice"]
+        assert f"{score['mean']:.3f} ± {score['deviation']:.3f}" in text
+    assert "monai-kd compare bundles/kidney --seeds 0 1 2" in text
+    table = (runs.root / "report.md").read_text()
+    assert summary["verdicts"][0]["sentence"] in table
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:] == [
+        "teacher",
+        "baseline",
+        "distilled",
+    ]
+
+
+def test_a_report_of_predictions(classification):
+    runs, *_ = classification()
+    found, text = read(write_report(runs.root))
+    assert (found.open, found.asking) == ([], [])
+    for part in ("Confusion", "ROC", "Reliability", "Per class", "melanoma", "probability of the true class"):
+        assert part in text
+
+
+def test_a_worse_student_is_told_first(segmentation):
+    runs, _ = segmentation(levels={"teacher": 0.85, "baseline": 0.70, "distilled": 0.60})
+    _, text = read(write_report(runs.root))
+    assert re.search(
+        r"test cases, compared in meanDice · 2026-01-31 12:00 Distillation hurt: meanDice is 0\.\d+ lower", text
+    )
+    assert "hurt" in (runs.root / "report.md").read_text()
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_report_without_a_teacher_and_of_few_seeds(segmentation, seeds):
+    runs, _ = segmentation(seeds=seeds)
+    runs.edit(lambda study: study["networks"].pop("teacher"))
+    found, text = read(write_report(runs.root))
+    assert found.open == []
+    assert "None" not in text
+    assert "nan" not in text.lower().split()
+
+
+def test_a_report_of_several_students(segmentation):
+    runs, _ = segmentation(levels={"teacher": 0.85, "baseline": 0.70, "soft targets": 0.78, "attention": 0.69})
+    _, text = read(write_report(runs.root))
+    assert text.index("soft targets Distillation helped") < text.index("attention No difference was shown")
+
+
+def test_every_string_is_escaped(segmentation, classification, tmp_path):
+    runs, _ = segmentation(
+        levels={"teacher": 0.8, "baseline": 0.7, "distilled": 0.75}, bundle=HOSTILE, command=HOSTILE, created=HOSTILE
+    )
+    for name in ("teacher", "baseline", "distilled"):
+        for path in (runs.root / name).rglob("*.csv"):
+            path.write_text(path.read_text().replace("Dice_kidney", f"Dice_{HOSTILE}").replace("labelsTr/", HOSTILE))
+        for path in (runs.root / name).rglob("*.evaluation.json"):
+            path.write_text(path.read_text().replace("Dice_kidney", f"Dice_{HOSTILE}"))
+    runs.edit(lambda study: study.update(versions={HOSTILE: HOSTILE}, git={"commit": HOSTILE}))
+    for kind in (runs, classification(root=tmp_path / "other", classes=(HOSTILE, "{{ 7 * 7 }}", "keratosis"))[0]):
+        found, text = read(write_report(kind.root))
+        assert found.open == []
+        assert "script" not in found.tags
+        assert "<script>alert('x')</script>" in text
+        assert "<script" not in (kind.root / "report.md").read_text().replace("\\<", "")
+    assert "{{ 7 * 7 }}" in text
+
+
+def test_a_report_is_written_whole_or_not_at_all(segmentation, monkeypatch):
+    runs, _ = segmentation(seeds=(0,))
+    write_report(runs.root)
+    before = {path.name: path.read_bytes() for path in runs.root.glob("report.*")}
+    runs.edit(lambda study: study.update(bundle="another"))
+
+    def broken(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(page_module, "page", broken)
+    with pytest.raises(OSError, match="full"):
+        write_report(runs.root)
+    assert {path.name: path.read_bytes() for path in runs.root.glob("report.*")} == before
+    assert not [path for path in runs.root.iterdir() if path.name.startswith(".")]
+
+
+def test_the_same_runs_give_the_same_report(segmentation):
+    runs, _ = segmentation(seeds=(0, 1))
+    texts = []
+    for _ in range(2):
+        write_report(runs.root)
+        texts.append([path.read_text() for path in sorted(runs.root.glob("report.*"))])
+    assert texts[0] == texts[1]
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def pixels(panel):
+    data = base64.b64decode(panel.uri.removeprefix("data:image/jpeg;base64,"))
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+def coloured(panel, colour):
+    return int((np.abs(pixels(panel) - colour).sum(axis=-1) < 90).sum())
+
+
+def store(runs, shape, save, label_of, suffix):
+    """An image and a truth a case, and masks of the first seed of every network."""
+    folder = runs.root / "data"
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    items = []
+    for index in range(2):
+        generator = np.random.default_rng(index)
+        save(folder / f"imagesTr/case_{index:03}{suffix}", generator.uniform(0, 100, shape))
+        save(folder / f"labelsTr/case_{index:03}{suffix}", label_of(0))
+        items.append({"image": f"imagesTr/case_{index:03}{suffix}", "label": f"labelsTr/case_{index:03}{suffix}"})
+        for move, name in enumerate(("teacher", "baseline", "distilled"), 1):
+            masks = runs.root / name / "seed_0" / "masks"
+            masks.mkdir(exist_ok=True)
+            save(masks / f"case_{index:03}_seg{suffix}", label_of(move))
+    runs.edit(lambda study: study["data"].update(test_cases=items))
+
+
+def save_frame(path, values):
+    Image.fromarray(values.astype(np.uint8)).save(path)
+
+
+def save_volume(path, values):
+    nib.save(nib.Nifti1Image(values.astype(np.float32), np.diag([1.0, 1.0, 3.0, 1.0])), path)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_pictures_show_image_truth_and_every_network(segmentation, dims):
+    runs, _ = segmentation(seeds=(0,), cases=4, regions=("polyp",))
+
+    def label_of(move):
+        mask = np.zeros((40, 50, 16)[:dims])
+        mask[(slice(10 + move, 24 + move), slice(8, 30), slice(4, 12))[:dims]] = 255 if dims == 2 else 1
+        return mask
+
+    store(runs, (40, 50, 16)[:dims], (save_frame, save_volume)[dims - 2], label_of, (".png", ".nii.gz")[dims - 2])
+    found = case_pictures(load_study(runs.root), ["labelsTr/case_000.nii.gz", "labelsTr/case_003.nii.gz"])
+    if dims == 2:
+        assert found == {}  # another ending: not that file
+        found = case_pictures(load_study(runs.root), ["labelsTr/case_000.png", "case_001"])
+    (panels, *_) = found.values()
+    assert [panel.title for panel in panels] == ["image", "truth", "teacher", "baseline", "distilled"]
+    assert coloured(panels[0], GREEN) == coloured(panels[0], YELLOW) == coloured(panels[1], YELLOW) == 0
+    assert all(coloured(panel, GREEN) > 200 for panel in panels[1:])
+    assert all(coloured(panel, YELLOW) > 200 for panel in panels[2:])
+    if dims == 3:
+        assert "data:image/jpeg" in write_report(runs.root).read_text()
+
+
+def test_planes_go_through_the_largest_error():
+    truth = np.zeros((20, 20, 20), np.uint8)
+    mask = truth.copy()
+    mask[2, 2, 2] = 1
+    mask[10:15, 11:14, 6:9] = 1
+    assert _largest_error(truth.shape, truth, [truth, mask]) == (12, 12, 7)
+    assert _largest_error(truth.shape, mask, [mask]) == (12, 12, 7)  # no error: the truth
+    assert _largest_error(truth.shape, truth, [truth]) == (10, 10, 10)  # nothing at all
+
+
+def test_masks_of_another_size_are_refused(segmentation):
+    runs, _ = segmentation(seeds=(0,), cases=2, regions=("polyp",))
+    store(runs, (20, 30), save_frame, lambda move: np.ones((20, 30 - (move == 2))), ".png")
+    with pytest.raises(ValueError, match=r"a mask is \(20, 29\), its image \(20, 30\)"):
+        case_pictures(load_study(runs.root), ["case_000"])
+
+
+def test_classified_pictures_are_shown(classification):
+    runs, *_ = classification()
+    (runs.root / "data/images").mkdir(parents=True)
+    for index in range(90):
+        Image.new("RGB", (30, 20), (200, 30, 30)).save(runs.root / f"data/images/img_{index:03}.png")
+    text = write_report(runs.root).read_text()
+    assert text.count("data:image/jpeg;base64,") == 6

@@ -1,0 +1,255 @@
+"""The numbers of a report, computed a second time from the stored tables by other means."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from monai_kd.report.cost import SideBySide, save_costs
+from monai_kd.report.study import load_study
+from monai_kd.report.summary import summarise
+
+
+def summary_of(runs, resamples=200):
+    found = summarise(load_study(runs.root), resamples=resamples)
+    json.dumps(found, allow_nan=False)
+    return found
+
+
+def stored(root, network, kind="cases"):
+    """The stored tables of a network: names, and numbers of shape (seeds, cases, columns), NaN where empty."""
+    tables = []
+    for path in sorted(root.glob(f"{network}/seed_*/{network}.{kind}.csv")):
+        with path.open(newline="") as file:
+            tables.append(list(csv.reader(file))[1:])
+    first = 1 if kind == "cases" else 3
+    numbers = [[[float(cell) if cell else math.nan for cell in row[first:]] for row in rows] for rows in tables]
+    return [row[0] for row in tables[0]], np.array(numbers)
+
+
+def test_scores_over_seeds(segmentation):
+    runs, _ = segmentation()
+    found = summary_of(runs)
+    for network in ("teacher", "baseline", "distilled"):
+        _, dice = stored(runs.root, network)
+        for name, seeds in (("meanDice", dice.mean(axis=(1, 2))), ("Dice_tumour", dice[..., 1].mean(axis=1))):
+            score = found["networks"][network]["scores"][name]
+            interval = stats.ttest_1samp(seeds, 0).confidence_interval()
+            assert (score["mean"], score["deviation"]) == pytest.approx((seeds.mean(), seeds.std(ddof=1)))
+            assert (score["low"], score["high"]) == pytest.approx((interval.low, interval.high))
+            assert list(score["values"].values()) == pytest.approx(seeds)
+    assert found["per_class"]["kinds"]["Dice"] == {"kidney": "Dice_kidney", "tumour": "Dice_tumour"}
+
+
+def test_comparison_of_segmentations(segmentation):
+    runs, _ = segmentation()
+    found = summary_of(runs)
+    names, baseline = stored(runs.root, "baseline")
+    _, distilled = stored(runs.root, "distilled")
+    _, teacher = stored(runs.root, "teacher")
+    difference = distilled.mean(axis=(0, 2)) - baseline.mean(axis=(0, 2))
+    one = found["comparisons"]["distilled"]
+    welch = stats.ttest_ind(distilled.mean((1, 2)), baseline.mean((1, 2)), equal_var=False).confidence_interval()
+    assert list(one["seeds"].values()) == pytest.approx([difference.mean(), welch.low, welch.high])
+    assert one["cases"]["p"] == pytest.approx(stats.wilcoxon(difference, zero_method="pratt").pvalue)
+    assert one["cases"]["mean"] == pytest.approx(difference.mean())
+    assert (one["cases"]["better"], one["cases"]["worse"]) == ((difference > 0).sum(), (difference < 0).sum())
+    share = (distilled.mean() - baseline.mean()) / (teacher.mean() - baseline.mean())
+    assert one["share"]["share"] == pytest.approx(share)
+    assert one["share"]["low"] < share < one["share"]["high"]
+    order = np.argsort(difference)
+    assert one["gained"] == [names[index] for index in order[::-1] if difference[index] > 0][:5]
+    assert one["lost"] == [names[index] for index in order if difference[index] < 0][:5]
+    assert [row["difference"] for row in one["by_case"]] == pytest.approx(difference)
+    assert found["verdicts"][0]["sentence"].startswith("Distillation helped: meanDice is 0.0")
+
+
+def test_comparison_of_classifications(classification):
+    runs, labels, probabilities = classification()
+    found = summary_of(runs)
+
+    def right(network):
+        return np.mean([probabilities[network, seed].argmax(1) == labels for seed in (0, 1)], axis=0)
+
+    difference = right("distilled") - right("baseline")
+    one = found["comparisons"]["distilled"]
+    assert one["cases"]["mean"] == pytest.approx(np.mean([difference[labels == k].mean() for k in range(3)]))
+    assert one["cases"]["p"] == pytest.approx(stats.wilcoxon(difference, zero_method="pratt").pvalue)
+    balanced = {
+        network: np.mean([metrics.balanced_accuracy_score(labels, probabilities[network, s].argmax(1)) for s in (0, 1)])
+        for network in ("teacher", "baseline", "distilled")
+    }
+    share = (balanced["distilled"] - balanced["baseline"]) / (balanced["teacher"] - balanced["baseline"])
+    assert one["share"]["share"] == pytest.approx(share)
+    truth = [
+        np.mean([probabilities[network, seed][np.arange(90), labels] for seed in (0, 1)], axis=0)
+        for network in ("baseline", "distilled")
+    ]
+    assert [row["difference"] for row in one["by_case"]] == pytest.approx(truth[1] - truth[0])
+    for network in balanced:
+        both = [probabilities[network, seed] for seed in (0, 1)]
+        confusion = sum(metrics.confusion_matrix(labels, p.argmax(1)) for p in both)
+        assert found["classification"]["confusion"][network] == confusion.tolist()
+        for index, name in enumerate(found["classification"]["class_names"]):
+            roc = found["classification"]["roc"][network][name]
+            assert roc["auc"] == pytest.approx(
+                np.mean([metrics.roc_auc_score(labels == index, p[:, index]) for p in both])
+            )
+            area = np.trapezoid(roc["true_positive_rate"], roc["false_positive_rate"])
+            assert area == pytest.approx(roc["auc"], abs=0.02)
+        assert found["networks"][network]["scores"]["calibration_error"]["mean"] == pytest.approx(
+            np.mean([calibration(labels, p) for p in both])
+        )
+        assert sum(part["images"] for part in found["classification"]["reliability"][network]) == 180
+
+
+def calibration(labels, probabilities):
+    """Naively, image by image and bin by bin."""
+    error = 0.0
+    for number in range(10):
+        inside = [
+            (p.max(), p.argmax() == label)
+            for label, p in zip(labels, probabilities)
+            if number / 10 < p.max() <= (number + 1) / 10
+        ]
+        if inside:
+            confidence, right = np.mean(inside, axis=0)
+            error += len(inside) / len(labels) * abs(confidence - right)
+    return error
+
+
+@pytest.mark.parametrize("score", ["accuracy", "macro_auc"])
+def test_other_scores_of_a_classification(classification, score):
+    runs, labels, probabilities = classification(score=score)
+    if score == "macro_auc":
+        found = summary_of(runs)
+        assert (found["comparisons"]["distilled"]["cases"], found["comparisons"]["distilled"]["share"]) == (None, None)
+        assert any("macro_auc is not a score of single cases" in note for note in found["notes"])
+        assert "over 2 seeds" in found["verdicts"][0]["sentence"]
+    else:
+        found = summary_of(runs)["comparisons"]["distilled"]["cases"]["mean"]
+        means = {
+            n: np.mean([probabilities[n, s].argmax(1) == labels for s in (0, 1)]) for n in ("baseline", "distilled")
+        }
+        assert found == pytest.approx(means["distilled"] - means["baseline"])
+
+
+def test_one_seed_has_neither_spread_nor_interval(segmentation):
+    runs, _ = segmentation(seeds=(0,))
+    found = summary_of(runs)
+    score = found["networks"]["baseline"]["scores"]["meanDice"]
+    assert (score["deviation"], score["low"], score["high"]) == (None, None, None)
+    assert "One seed says nothing of another training" in found["verdicts"][0]["sentence"]
+
+
+def test_a_baseline_equal_to_the_teacher_leaves_no_gap(segmentation):
+    runs, _ = segmentation()
+    for seed in (0, 1):
+        for kind in ("cases.csv", "evaluation.json"):
+            path = runs.root / f"baseline/seed_{seed}/baseline.{kind}"
+            (runs.root / f"teacher/seed_{seed}/teacher.{kind}").write_text(
+                path.read_text().replace('"baseline"', '"teacher"')
+            )
+    (runs.root / "baseline/seed_2/run.json").unlink()
+    found = summary_of(runs)
+    assert found["comparisons"]["distilled"]["share"]["share"] is None
+    assert found["comparisons"]["distilled"]["share"]["gap"] == pytest.approx(0)
+    assert found["verdicts"][0]["sentence"].endswith("so there was no gap to close.")
+    assert found["notes"][0] == "Not finished and not counted: baseline/seed_2."
+
+
+@pytest.mark.parametrize(
+    ("level", "start", "end"),
+    [
+        (0.60, "Distillation hurt: meanDice is 0.", "-0.0"),
+        (0.70, "No difference was shown: meanDice differs by", ""),
+        (0.95, "Distillation helped", "It came out above its teacher"),
+    ],
+)
+def test_worse_equal_and_better_than_the_teacher(segmentation, level, start, end):
+    runs, _ = segmentation(levels={"teacher": 0.85, "baseline": 0.70, "distilled": level})
+    sentence = summary_of(runs)["verdicts"][0]["sentence"]
+    assert sentence.startswith(start)
+    assert end in sentence
+
+
+def test_a_missing_case_is_left_out_of_every_score(segmentation):
+    runs, dice = segmentation()
+    path = runs.root / "distilled/seed_1/distilled.cases.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    found = summary_of(runs)
+    assert found["cases"] == 23
+    assert found["left_out"] == {"labelsTr/case_023.nii.gz": ["distilled/seed_1"]}
+    assert any("case_023.nii.gz (not in distilled/seed_1)" in note for note in found["notes"])
+    for network in ("baseline", "distilled"):
+        values = [dice[network, seed][:23].mean() for seed in (0, 1, 2)]
+        assert list(found["networks"][network]["scores"]["meanDice"]["values"].values()) == pytest.approx(values)
+
+
+def test_a_missing_picture_is_left_out_of_every_score(classification):
+    runs, labels, probabilities = classification()
+    path = runs.root / "baseline/seed_0/baseline.predictions.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    found = summary_of(runs)
+    wanted = [metrics.balanced_accuracy_score(labels[:89], probabilities["teacher", s][:89].argmax(1)) for s in (0, 1)]
+    assert list(found["networks"]["teacher"]["scores"]["balanced_accuracy"]["values"].values()) == pytest.approx(wanted)
+
+
+def test_an_absent_class_counts_in_no_mean(classification):
+    runs, labels, probabilities = classification(absent=("keratosis",))
+    found = summary_of(runs)
+    assert found["absent"] == ["keratosis"]
+    assert any(note.startswith("No test case has: keratosis") for note in found["notes"])
+    assert found["networks"]["teacher"]["scores"]["recall_keratosis"]["mean"] is None
+    assert "keratosis" not in found["classification"]["roc"]["teacher"]
+    difference = np.mean(
+        [
+            (probabilities["distilled", s].argmax(1) == labels) * 1.0
+            - (probabilities["baseline", s].argmax(1) == labels)
+            for s in (0, 1)
+        ],
+        axis=0,
+    )
+    wanted = np.mean([difference[labels == k].mean() for k in (0, 1)])
+    assert found["comparisons"]["distilled"]["cases"]["mean"] == pytest.approx(wanted)
+
+
+def test_cases_without_a_region_are_told(segmentation):
+    """A case's meanDice is then of the region it has, and the mean over cases no longer that over regions."""
+    runs, _ = segmentation()
+    for path in runs.root.rglob("*.cases.csv"):
+        head, first, *rest = path.read_text().splitlines()
+        path.write_text("\n".join([head, first.rsplit(",", 1)[0] + ",", *rest]) + "\n")
+    found = summary_of(runs)
+    assert any("is not its value over the whole test set" in note for note in found["notes"])
+    _, dice = stored(runs.root, "baseline")
+    row = found["comparisons"]["distilled"]["by_case"][0]
+    assert row["scores"]["baseline"] == pytest.approx(np.nanmean(dice[:, 0]))
+
+
+def test_costs_are_those_measured_side_by_side_where_they_are_stored(segmentation):
+    runs, _ = segmentation()
+    found = summary_of(runs)
+    assert found["networks"]["teacher"]["cost"]["milliseconds"] == 8.0
+    assert "peak_bytes" not in found["networks"]["teacher"]["cost"]
+    assert found["cost_measured"] == "measured after each evaluation, at different times"
+    costs = {n: SideBySide(4000 if n == "teacher" else 1000, 2.0, 7.5, 7.0, 9.0, 10**6) for n in found["networks"]}
+    save_costs(runs.root, costs, "cpu", rounds=5)
+    found = summary_of(runs)
+    assert found["networks"]["teacher"]["cost"]["peak_bytes"] == 10**6
+    assert found["networks"]["distilled"]["cost"]["file_bytes"] == 4000
+    assert "median of 5 passes in turns" in found["cost_measured"]
+    assert found["verdicts"][0]["cost"].startswith("The student needs 25 % of the teacher's parameters, 100 %")
+
+
+def test_curves_are_losses_first_and_no_scores_of_single_classes(segmentation):
+    runs, _ = segmentation()
+    path = runs.root / "distilled/seed_0/history.csv"
+    path.write_text(path.read_text().replace("epoch,loss,", "epoch,loss,", 1).replace("soft_target", "Dice_tumour", 1))
+    found = summary_of(runs)
+    assert found["curves"] == ["loss", "soft_target", "meanDice"]
+    assert found["histories"]["distilled"]["0"]["Dice_tumour"][0] > 0
