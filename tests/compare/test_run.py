@@ -111,9 +111,7 @@ def test_a_finished_comparison_is_not_run_again(bundle, calls, tmp_path):
 def test_a_failed_run_is_told_and_what_is_finished_is_kept(bundle, calls, tmp_path, monkeypatch, stop):
     plan = plan_comparison(bundle, seeds=[0])
     monkeypatch.setenv("STOP", stop)
-    with pytest.raises(
-        StageError, match=r"the (training|evaluation) of \w+, seed 0 ended with status 1"
-    ):
+    with pytest.raises(StageError, match=r"the (training|evaluation) of \w+, seed 0 ended with status 1"):
         compare(plan, tmp_path / "runs")
     monkeypatch.delenv("STOP")
     before = len(calls())
