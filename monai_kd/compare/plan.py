@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ __all__ = ["ComparedNetwork", "ComparisonPlan", "plan_comparison"]
 
 ROLES = ("teacher", "auxiliary", "baseline", "student")
 _PLAN, _TRAIN, _EVALUATE = "compare.json", "train.json", "evaluate.json"
-_OWN_KEYS = ("bundle_root", "ckpt_dir", "output_dir", "run_name", "checkpoint", "seed", "resume", "config_file")
+_OWN_KEYS = {"bundle_root", "ckpt_dir", "output_dir", "masks_dir", "run_name", "checkpoint", "seed", "resume"}
+_OF_NETWORK = re.compile(r"([^:#]+):(?!:)")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class ComparedNetwork:
         needs: keys that take the checkpoint of another network, ``{key: name}``.
         seeds: of how many of the comparison's seeds it is trained; all if ``None``.
         evaluates: a network whose training wrote this one's checkpoint too (a mean teacher); it is scored only.
+        checkpoint: a file of the bundle's ``models/`` that holds this one trained already; it is scored only, once.
     """
 
     name: str
@@ -38,6 +41,12 @@ class ComparedNetwork:
     needs: Mapping[str, str] = field(default_factory=dict)
     seeds: int | None = None
     evaluates: str | None = None
+    checkpoint: str | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether the comparison trains it; it is scored in any case."""
+        return self.evaluates is None and self.checkpoint is None
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class ComparisonPlan:
         score: in which networks are compared, higher is better.
         seeds: of the trainings.
         networks: in the order in which they are trained.
+        network_key: of the configuration, of the network whose cost is measured.
         config_files: the user's own, between ``train.json`` and a network's.
         overrides: the user's own, of keys of the configuration.
     """
@@ -57,12 +67,14 @@ class ComparisonPlan:
     score: str
     seeds: tuple[int, ...]
     networks: tuple[ComparedNetwork, ...]
+    network_key: str = "network_def"
     config_files: tuple[Path, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def seeds_of(self, network: ComparedNetwork) -> tuple[int, ...]:
         """The seeds that a network is trained with."""
-        return self.seeds if network.seeds is None else self.seeds[: network.seeds]
+        count = 1 if network.checkpoint is not None else network.seeds
+        return self.seeds if count is None else self.seeds[:count]
 
     def partner_seed(self, name: str, seed: int) -> int:
         """The seed of network ``name`` that belongs to ``seed``: the same, or its first where it has not that one."""
@@ -84,7 +96,10 @@ class ComparisonPlan:
         return {
             "score": self.score,
             "seeds": list(self.seeds),
-            "networks": {one.name: json.loads(json.dumps(asdict(one))) for one in self.networks},
+            "networks": {
+                one.name: {**json.loads(json.dumps(asdict(one))), "seeds": list(self.seeds_of(one))}
+                for one in self.networks
+            },
             "config_files": [str(path) for path in self.config_files],
             "overrides": json.loads(json.dumps(dict(self.overrides))),
         }
@@ -108,7 +123,8 @@ def plan_comparison(
         seeds: of the trainings.
         methods: further students, each a file of ``configs/`` by its name without ``.json``.
         config_files: behind ``train.json``, such as a demo or another data set.
-        overrides: of keys of the configuration; the bundle's folders, seeds and checkpoints are the comparison's own.
+        overrides: of keys of the configuration; "teacher:labelled_fraction" is that of one network alone. The bundle's
+            folders, seeds and checkpoints are the comparison's own.
         score: in which networks are compared; the bundle's choice if ``None``.
 
     Raises:
@@ -121,7 +137,7 @@ def plan_comparison(
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds are one or more different numbers from 0, got {list(seeds)}.")
     overrides = dict(overrides or {})
-    if taken := sorted(set(overrides) & set(_OWN_KEYS)):
+    if taken := sorted(key for key in overrides if key.rpartition(":")[2] in _OWN_KEYS):
         raise ValueError(f"{taken} are set for each run by the comparison; leave them out.")
     files = tuple(Path(path).resolve() for path in config_files)
     if missing := [str(path) for path in files if not path.is_file()]:
@@ -129,7 +145,16 @@ def plan_comparison(
     described = _described(bundle)
     networks = [*described["networks"], *(_method(bundle, name, described["networks"]) for name in methods)]
     _check(bundle, networks)
-    return ComparisonPlan(bundle, score or described["score"], tuple(seeds), tuple(networks), files, overrides)
+    networks, overrides = _with_overrides(networks, overrides)
+    return ComparisonPlan(
+        bundle,
+        score or described["score"],
+        tuple(seeds),
+        tuple(networks),
+        described["network"],
+        files,
+        overrides,
+    )
 
 
 def _described(bundle: Path) -> dict[str, Any]:
@@ -140,18 +165,18 @@ def _described(bundle: Path) -> dict[str, Any]:
             ComparedNetwork("baseline", "baseline", ("baseline.json",)),
             ComparedNetwork("distilled", "student", needs={"teacher_checkpoint": "teacher"}),
         ]
-        return {"score": "meanDice", "networks": networks}
+        return {"score": "meanDice", "network": "network_def", "networks": networks}
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         networks = [
             ComparedNetwork(name=name, **{**one, "files": tuple(one.get("files", ()))})
             for name, one in raw["networks"].items()
         ]
-        return {"score": raw["score"], "networks": networks}
+        return {"score": raw["score"], "network": raw.get("network", "network_def"), "networks": networks}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"'{path}' describes no comparison ({type(error).__name__}: {error}); expected a 'score' and 'networks', "
-            "each with a role and, as it needs them, files, overrides, needs, seeds, evaluates."
+            "each with a role and, as it needs them, files, overrides, needs, seeds, evaluates, checkpoint."
         ) from None
 
 
@@ -164,6 +189,27 @@ def _method(bundle: Path, name: str, networks: Sequence[ComparedNetwork]) -> Com
         raise FileNotFoundError(f"'{bundle}' has no configs/{name}.json; {hint}")
     needs = next((one.needs for one in networks if one.role == "student"), {})
     return ComparedNetwork(name, "student", (f"{name}.json",), needs=needs)
+
+
+def _with_overrides(
+    networks: Sequence[ComparedNetwork], overrides: Mapping[str, Any]
+) -> tuple[list[ComparedNetwork], dict[str, Any]]:
+    """Overrides of single networks, "name:key", as theirs; the others."""
+    common = {key: value for key, value in overrides.items() if _owner(key) is None}
+    names = [one.name for one in networks]
+    if unknown := sorted({str(_owner(key)) for key in overrides if key not in common} - set(names)):
+        raise ValueError(f"overrides are of the networks {unknown}; compared are {', '.join(names)}.")
+    own = {
+        name: {key.partition(":")[2]: value for key, value in overrides.items() if _owner(key) == name}
+        for name in names
+    }
+    return [replace(one, overrides={**one.overrides, **own[one.name]}) for one in networks], common
+
+
+def _owner(key: str) -> str | None:
+    """The network that an override is of; "a::b" is MONAI's way to write a path of keys."""
+    found = _OF_NETWORK.match(key)
+    return found[1] if found else None
 
 
 def _check(bundle: Path, networks: Sequence[ComparedNetwork]) -> None:
@@ -185,6 +231,8 @@ def _check(bundle: Path, networks: Sequence[ComparedNetwork]) -> None:
         problems += [
             f"'{one.name}' has no configs/{file}" for file in one.files if not (bundle / "configs" / file).is_file()
         ]
+        if one.checkpoint is not None and not (bundle / "models" / one.checkpoint).is_file():
+            problems.append(f"'{one.name}' has no models/{one.checkpoint}")
         seen.add(one.name)
     for role in ("teacher", "baseline"):
         if sum(one.role == role for one in networks) > 1:

@@ -13,21 +13,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from monai_kd._bundle_scripts import importable
 from monai_kd._files import write_whole
+from monai_kd.compare.costs import measure_costs
+from monai_kd.compare.describe import describe, differences, surroundings
 from monai_kd.compare.plan import ComparedNetwork, ComparisonPlan
+from monai_kd.compare.recipe import data_of, recipe
+from monai_kd.report.cost import COSTS
 
 __all__ = ["Stage", "StageError", "compare"]
 
 STUDY, TRAINED, DONE = "study.json", "trained.json", "run.json"
-CHECKPOINT = "model.pt"
+CHECKPOINT, MASKS = "model.pt", "masks"
 LOCK = ".lock"
 RUNNER = (sys.executable, "-m", "monai.bundle", "run")
-_PACKAGES = ("monai-kd", "monai", "torch", "pytorch-ignite", "numpy")
 _EPOCH = re.compile(r"Epoch: (\d+)/(\d+)")
 _SHOWN_LINES = 15
 
@@ -63,11 +65,12 @@ def compare(plan: ComparisonPlan, output: str | Path, command: str = "", progres
 
     Every run is a process of its own, ``python -m monai.bundle run --args_file ...``; its arguments and its log lie in
     its folder, ``<output>/<network>/seed_<n>/``. A training that was interrupted is resumed where the bundle can do
-    that, and begins anew otherwise.
+    that, and begins anew otherwise. In the end the networks are timed in turns (``cost.json``).
 
     Args:
         plan: what is compared.
-        output: the comparison's folder; made if it does not exist. One that holds the same comparison goes on.
+        output: the comparison's folder; made if it does not exist. One that holds the same comparison goes on, also
+            with seeds and networks added to it.
         command: that repeats it, for the report.
         progress: called with the stage, "training" or "evaluation" or "finished", and the share that is done.
 
@@ -84,6 +87,8 @@ def compare(plan: ComparisonPlan, output: str | Path, command: str = "", progres
         for stage in stages(plan, output):
             if not stage.finished:
                 _run_stage(plan, stage, output, lock, progress or (lambda *_: None))
+        if not (output / COSTS).is_file():
+            _measure(plan, output)
     return output
 
 
@@ -97,34 +102,45 @@ def stages(plan: ComparisonPlan, output: Path) -> list[Stage]:
 
 
 def _begin(plan: ComparisonPlan, output: Path, command: str) -> None:
-    """Write ``study.json``, or see that the one there is of the same comparison."""
+    """Write ``study.json``, or see that the one there is of the same comparison, or of one that grows to it."""
     path = output / STUDY
-    described = {"bundle": plan.bundle.name, **plan.as_json()}
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"'{path}' cannot be read ({error}); give another folder.") from None
-        changed = sorted(key for key in described if before.get(key) != described[key])
-        if changed:
-            raise ValueError(
-                f"'{output}' holds another comparison: {', '.join(changed)} differ. Repeat its own command to go on "
-                "with it, or give another folder."
-            )
+    described = describe(plan)
+    if not path.is_file():
+        if output.exists() and any(output.iterdir()):
+            raise ValueError(f"'{output}' is not empty and holds no comparison; give an empty or new folder.")
+        study = {**described, **surroundings(plan.bundle), "command": command, "data": _data(plan, output)}
+        output.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(study, indent=2) + "\n")
         return
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"'{output}' is not empty and holds no comparison; give an empty or new folder.")
-    output.mkdir(parents=True, exist_ok=True)
-    study = {
-        **described,
-        "bundle_folder": str(plan.bundle),
-        "bundle_version": _bundle_version(plan.bundle),
-        "command": command,
-        "versions": {name: _package_version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
-        "git": _git_state(plan.bundle),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-    write_whole(path, json.dumps(study, indent=2) + "\n")
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{path}' cannot be read ({error}); give another folder.") from None
+    if changed := differences(before, described):
+        raise ValueError(
+            f"'{output}' holds another comparison: {', '.join(changed)} differ. Repeat its own command to go on with "
+            "it, add seeds or networks to it, or give another folder."
+        )
+    if before["networks"] != described["networks"] or before["seeds"] != described["seeds"]:
+        if list(before["networks"]) != list(described["networks"]):
+            (output / COSTS).unlink(missing_ok=True)
+        write_whole(path, json.dumps({**before, **described, "command": command}, indent=2) + "\n")
+
+
+def _data(plan: ComparisonPlan, output: Path) -> dict[str, Any]:
+    """Of the first student; the others have the same."""
+    student = next(one for one in plan.networks if one.role == "student")
+    stage = Stage(student, plan.seeds_of(student)[0], output / student.name)
+    with importable(plan.bundle):
+        training, evaluation = (recipe(_arguments(plan, stage, output, evaluate)) for evaluate in (False, True))
+        return data_of(training, evaluation)
+
+
+def _measure(plan: ComparisonPlan, output: Path) -> None:
+    firsts = {stage.network.name: stage for stage in reversed(stages(plan, output))}
+    with importable(plan.bundle):
+        recipes = {name: recipe(_arguments(plan, firsts[name], output, evaluate=True)) for name in reversed(firsts)}
+        measure_costs(output, recipes, {name: stage.folder for name, stage in firsts.items()}, plan.network_key)
 
 
 @contextmanager
@@ -141,8 +157,8 @@ def _locked(output: Path) -> Iterator[int]:
 
 
 def _run_stage(plan: ComparisonPlan, stage: Stage, output: Path, lock: int, progress: Progress) -> None:
-    start = time.monotonic()
-    if stage.network.evaluates is None and not (stage.folder / TRAINED).is_file():
+    start, spent = time.monotonic(), 0.0
+    if stage.network.trained and not (stage.folder / TRAINED).is_file():
         resume = any(stage.folder.glob("models/*_resume.pt"))
         if not resume:
             shutil.rmtree(stage.folder, ignore_errors=True)
@@ -152,11 +168,25 @@ def _run_stage(plan: ComparisonPlan, stage: Stage, output: Path, lock: int, prog
             arguments["resume"] = True
         _call(stage, "training", arguments, lock, progress)
         write_whole(stage.folder / TRAINED, json.dumps({"seconds": round(time.monotonic() - start, 1)}) + "\n")
+    elif stage.network.trained:
+        spent = json.loads((stage.folder / TRAINED).read_text(encoding="utf-8"))["seconds"]
     stage.folder.mkdir(parents=True, exist_ok=True)
-    _call(stage, "evaluation", _arguments(plan, stage, output, evaluate=True), lock, progress)
+    arguments = _arguments(plan, stage, output, evaluate=True)
+    with importable(plan.bundle):
+        parser = recipe(arguments)
+        file = str(parser.get_parsed_content("checkpoint")) if "checkpoint" in parser else CHECKPOINT
+    if "masks_dir" in parser:
+        arguments["masks_dir"] = str(stage.folder / MASKS)
+    _call(stage, "evaluation", arguments, lock, progress)
     for path in stage.folder.glob("models/*_resume.pt*"):
         path.unlink()
-    done = {"network": stage.network.name, "seed": stage.seed, "seconds": round(time.monotonic() - start, 1)}
+    checkpoint = Path(os.path.relpath(Path(arguments["ckpt_dir"]) / file, output)).as_posix()
+    done = {
+        "network": stage.network.name,
+        "seed": stage.seed,
+        "seconds": round(spent + time.monotonic() - start, 1),
+        "checkpoint": checkpoint,
+    }
     write_whole(stage.folder / DONE, json.dumps(done, indent=2) + "\n")
     progress(stage, "finished", 1.0)
 
@@ -164,8 +194,6 @@ def _run_stage(plan: ComparisonPlan, stage: Stage, output: Path, lock: int, prog
 def _arguments(plan: ComparisonPlan, stage: Stage, output: Path, evaluate: bool) -> dict[str, Any]:
     """Of ``monai.bundle run``: the user's overrides, then the network's, then the comparison's own."""
     network, folder = stage.network, stage.folder
-    owner = network.evaluates or network.name
-    models = output / owner / f"seed_{stage.seed}" / "models"
     arguments: dict[str, Any] = {
         "config_file": [str(path) for path in plan.files_of(network, evaluate)],
         "meta_file": str(plan.bundle / "configs" / "metadata.json"),
@@ -174,17 +202,25 @@ def _arguments(plan: ComparisonPlan, stage: Stage, output: Path, evaluate: bool)
         **network.overrides,
         "seed": stage.seed,
         "run_name": network.name,
-        "ckpt_dir": str(models),
         "output_dir": str(folder),
     }
-    if network.evaluates is None:
-        arguments["checkpoint"] = CHECKPOINT
+    if network.checkpoint is not None:
+        arguments |= {"ckpt_dir": str(plan.bundle / "models"), "checkpoint": network.checkpoint}
+    elif network.evaluates is not None:
+        arguments["ckpt_dir"] = str(_models(output, network.evaluates, stage.seed))
+    else:
+        arguments |= {"ckpt_dir": str(_models(output, network.name, stage.seed)), "checkpoint": CHECKPOINT}
     if (logging := plan.bundle / "configs" / "logging.conf").is_file():
         arguments["logging_file"] = str(logging)
     for key, name in network.needs.items():
-        partner = plan.partner_seed(name, stage.seed)
-        arguments[key] = str(output / name / f"seed_{partner}" / "models" / CHECKPOINT)
+        needed = plan.network(name).checkpoint
+        models = _models(output, name, plan.partner_seed(name, stage.seed))
+        arguments[key] = str(models / CHECKPOINT if needed is None else plan.bundle / "models" / needed)
     return arguments
+
+
+def _models(output: Path, name: str, seed: int) -> Path:
+    return output / name / f"seed_{seed}" / "models"
 
 
 def _call(stage: Stage, what: str, arguments: dict[str, Any], lock: int, progress: Progress) -> None:
@@ -225,34 +261,3 @@ def _call(stage: Stage, what: str, arguments: dict[str, Any], lock: int, progres
 def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
     if process.stdout is not None:
         yield from process.stdout
-
-
-def _bundle_version(bundle: Path) -> str | None:
-    try:
-        found: str | None = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8")).get(
-            "version"
-        )
-    except (OSError, ValueError):
-        return None
-    return found
-
-
-def _package_version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the repository that holds the bundle, and whether files differ from it; ``None`` without one."""
-    git = shutil.which("git")
-    if git is None:
-        return None
-
-    def ask(*words: str) -> str | None:
-        done = subprocess.run([git, "-C", str(folder), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = ask("rev-parse", "HEAD")
-    return None if commit is None else {"commit": commit, "changed": bool(ask("status", "--porcelain"))}

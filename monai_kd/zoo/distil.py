@@ -5,10 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
-import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 from monai.bundle.config_parser import ConfigParser
 from torch import Tensor, nn
 
+from monai_kd._bundle_scripts import importable
 from monai_kd._files import write_whole
 from monai_kd.checkpoints import load_weights
 from monai_kd.taps import describe, dry_run
@@ -98,7 +97,7 @@ def distil_bundle(
     bundle = read_teacher_bundle(teacher_bundle)
     if output.is_relative_to(bundle.root):
         raise ValueError(f"'{output}' lies in the teacher's bundle; give a folder outside of it.")
-    with _importable(bundle.root):
+    with importable(bundle.root):
         parts = _parts(bundle, width, student, terms, activation)
         temporary = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
         try:
@@ -286,17 +285,3 @@ def _check(folder: Path, bundle: TeacherBundle) -> None:
             parser.get_parsed_content("distiller_def")
         except Exception as error:  # of MONAI's parser, around whatever went wrong
             raise ValueError(f"the student of '{bundle.root.name}' cannot be distilled: {root_cause(error)}") from error
-
-
-@contextmanager
-def _importable(root: Path) -> Iterator[None]:
-    """The bundle's own ``scripts`` can be imported, as in ``python -m monai.bundle run``."""
-    sys.path.insert(0, str(root))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(root))
-        for name, module in list(sys.modules.items()):  # another bundle has modules of these names too
-            file = getattr(module, "__file__", None)
-            if file is not None and Path(file).is_relative_to(root):
-                del sys.modules[name]

@@ -4,12 +4,16 @@ import fcntl
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from monai_kd.compare import StageError, compare, plan_comparison
 from monai_kd.compare import run as module
 from monai_kd.compare.run import stages
+from monai_kd.report.cost import load_costs
+
+NAMES = ("teacher", "baseline", "distilled")
 
 RUNNER = """
 import json, os, pathlib, sys
@@ -20,10 +24,13 @@ calls = pathlib.Path(os.environ["CALLS"])
 calls.open("a").write(json.dumps(dict(arguments, evaluation=evaluation)) + "\\n")
 stop = os.environ.get("STOP", "")
 if evaluation:
-    assert (models / "model.pt").is_file()
+    assert (models / arguments.get("checkpoint", "model.pt")).is_file()
     if stop == "evaluation":
         sys.exit("no memory")
-    (folder / (arguments["run_name"] + ".evaluation.json")).write_text("{}")
+    cost = {"parameters": 1, "gmac": 1.0, "milliseconds": 1.0}
+    scores = {"meanDice": 0.5, "accuracy": 0.5}
+    found = {"name": arguments["run_name"], "scores": scores, "cases": 3, "cost": cost, "input_shape": [1, 1, 8, 8]}
+    (folder / (arguments["run_name"] + ".evaluation.json")).write_text(json.dumps(found))
 else:
     models.mkdir(parents=True, exist_ok=True)
     for epoch in (1, 2):
@@ -39,8 +46,14 @@ else:
 def bundle(tmp_path):
     configs = tmp_path / "bundle" / "configs"
     configs.mkdir(parents=True)
-    for name in ("train", "evaluate", "teacher", "baseline"):
+    for name in ("evaluate", "teacher", "baseline"):
         (configs / f"{name}.json").write_text("{}")
+    network = {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 1, "kernel_size": 3}
+    data = {
+        "train": {"dataset": {"data": [{"image": "a.png", "label": "b.png"}, {"image": "c.png"}]}},
+        "validate": {"dataset": {"data": [{"image": "d.png", "label": 1}]}},
+    }
+    (configs / "train.json").write_text(json.dumps({"network_def": network, "dataset_dir": "data", **data}))
     (configs / "metadata.json").write_text('{"version": "0.2.0"}')
     return configs.parent
 
@@ -97,6 +110,60 @@ def test_study_says_what_was_run(bundle, calls, tmp_path):
     assert (study["bundle"], study["bundle_version"], study["command"]) == ("bundle", "0.2.0", "monai-kd compare it")
     assert study["seeds"] == [0]
     assert {"monai", "torch", "python"} <= study["versions"].keys()
+    assert study["networks"]["teacher"]["seeds"] == [0]
+
+
+def test_study_knows_the_data(bundle, calls, tmp_path):
+    data = json.loads((compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs") / "study.json").read_text())[
+        "data"
+    ]
+    assert data["dataset_dir"] == str(Path("data").resolve())
+    assert data["split"] == {"training": 1, "unlabelled": 1, "validation": 1, "test": 1}
+    assert data["test_cases"] == [{"image": str(Path("d.png").resolve()), "label": 1}]
+
+
+def test_networks_are_timed_side_by_side_once(bundle, calls, tmp_path):
+    plan = plan_comparison(bundle, seeds=[0])
+    output = compare(plan, tmp_path / "runs")
+    costs, how = load_costs(output)
+    assert list(costs) == ["teacher", "baseline", "distilled"]
+    assert costs["distilled"].parameters == 10
+    assert "in turns" in how
+    before = (output / "cost.json").read_bytes()
+    compare(plan, output)
+    assert (output / "cost.json").read_bytes() == before
+
+
+def test_masks_are_kept_where_the_evaluation_can(bundle, calls, tmp_path):
+    (bundle / "configs" / "evaluate.json").write_text('{"masks_dir": null}')
+    output = compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs")
+    evaluations = [one for one in calls() if one["evaluation"]]
+    assert [one["masks_dir"] for one in evaluations] == [str(output / n / "seed_0" / "masks") for n in NAMES]
+    assert all("masks_dir" not in one for one in calls() if not one["evaluation"])
+
+
+def test_a_network_that_is_trained_already_is_scored_once(bundle, calls, tmp_path):
+    networks = {
+        "teacher": {"role": "teacher", "files": ["teacher.json"], "checkpoint": "teacher.pt"},
+        "baseline": {"role": "baseline", "files": ["baseline.json"]},
+        "distilled": {"role": "student", "needs": {"teacher_checkpoint": "teacher"}},
+    }
+    (bundle / "configs" / "compare.json").write_text(json.dumps({"score": "accuracy", "networks": networks}))
+    (bundle / "models").mkdir()
+    (bundle / "models" / "teacher.pt").write_text("weights")
+    output = compare(plan_comparison(bundle, seeds=[3, 4]), tmp_path / "runs")
+    assert done(calls())[:2] == [("teacher", 3, "evaluation"), ("baseline", 3, "training")]
+    assert calls()[0]["ckpt_dir"] == str(bundle / "models")
+    assert calls()[-1]["teacher_checkpoint"] == str(bundle / "models" / "teacher.pt")
+    assert (bundle / "models" / "teacher.pt").read_text() == "weights"
+    about = json.loads((output / "teacher" / "seed_3" / "run.json").read_text())
+    assert (output / about["checkpoint"]).resolve() == bundle / "models" / "teacher.pt"
+
+
+def test_an_override_of_one_network_is_no_other_ones(bundle, calls, tmp_path):
+    compare(plan_comparison(bundle, seeds=[0], overrides={"teacher:epochs": 9, "epochs": 2}), tmp_path / "runs")
+    epochs = {one["run_name"]: one["epochs"] for one in calls()}
+    assert epochs == {"teacher": 9, "baseline": 2, "distilled": 2}
 
 
 def test_a_finished_comparison_is_not_run_again(bundle, calls, tmp_path):
@@ -148,6 +215,26 @@ def test_another_comparison_in_the_folder_is_refused(bundle, calls, tmp_path):
     compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs")
     with pytest.raises(ValueError, match=r"holds another comparison: overrides, seeds differ"):
         compare(plan_comparison(bundle, seeds=[1], overrides={"epochs": 9}), tmp_path / "runs")
+    with pytest.raises(ValueError, match=r"holds another comparison: networks differ"):
+        compare(plan_comparison(bundle, seeds=[0], overrides={"teacher:epochs": 9}), tmp_path / "runs")
+
+
+def test_a_comparison_grows_by_seeds_and_networks(bundle, calls, tmp_path):
+    output = compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs")
+    before, costs = done(calls()), (output / "cost.json").read_bytes()
+    compare(plan_comparison(bundle, seeds=[0, 1]), output)
+    assert done(calls())[len(before) :] == [
+        (name, 1, what) for name in ("baseline", "distilled") for what in ("training", "evaluation")
+    ]
+    assert (output / "cost.json").read_bytes() == costs
+    (bundle / "configs" / "soft_targets.json").write_text("{}")
+    compare(plan_comparison(bundle, seeds=[0, 1], methods=["soft_targets"]), output)
+    assert done(calls())[-4:] == [("soft_targets", s, w) for s in (0, 1) for w in ("training", "evaluation")]
+    assert "soft_targets" in load_costs(output)[0]
+    study = json.loads((output / "study.json").read_text())
+    assert study["seeds"] == study["networks"]["soft_targets"]["seeds"] == [0, 1]
+    with pytest.raises(ValueError, match="holds another comparison: networks, seeds differ"):
+        compare(plan_comparison(bundle, seeds=[0]), output)
 
 
 def test_a_folder_of_something_else_is_refused(bundle, calls, tmp_path):
