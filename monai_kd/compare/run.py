@@ -10,11 +10,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from monai.bundle.config_parser import ConfigParser
 
 from monai_kd._bundle_scripts import importable
 from monai_kd._files import write_whole
@@ -27,7 +29,7 @@ from monai_kd.report.cost import COSTS
 __all__ = ["Stage", "StageError", "compare"]
 
 STUDY, TRAINED, DONE = "study.json", "trained.json", "run.json"
-CHECKPOINT, MASKS = "model.pt", "masks"
+CHECKPOINT, MASKS, CACHE = "model.pt", "masks", "cache"
 LOCK = ".lock"
 RUNNER = (sys.executable, "-m", "monai.bundle", "run")
 _EPOCH = re.compile(r"Epoch: (\d+)/(\d+)")
@@ -65,7 +67,8 @@ def compare(plan: ComparisonPlan, output: str | Path, command: str = "", progres
 
     Every run is a process of its own, ``python -m monai.bundle run --args_file ...``; its arguments and its log lie in
     its folder, ``<output>/<network>/seed_<n>/``. A training that was interrupted is resumed where the bundle can do
-    that, and begins anew otherwise. In the end the networks are timed in turns (``cost.json``).
+    that, and begins anew otherwise. All share one cache of volumes, which is removed in the end, when the
+    networks have been timed in turns (``cost.json``).
 
     Args:
         plan: what is compared.
@@ -89,6 +92,7 @@ def compare(plan: ComparisonPlan, output: str | Path, command: str = "", progres
                 _run_stage(plan, stage, output, lock, progress or (lambda *_: None))
         if not (output / COSTS).is_file():
             _measure(plan, output)
+        shutil.rmtree(output / CACHE, ignore_errors=True)
     return output
 
 
@@ -164,6 +168,7 @@ def _run_stage(plan: ComparisonPlan, stage: Stage, output: Path, lock: int, prog
             shutil.rmtree(stage.folder, ignore_errors=True)
         stage.folder.mkdir(parents=True, exist_ok=True)
         arguments = _arguments(plan, stage, output, evaluate=False)
+        arguments |= _folders(recipe(arguments), arguments, {"cache_dir": output / CACHE})
         if resume:
             arguments["resume"] = True
         _call(stage, "training", arguments, lock, progress)
@@ -175,8 +180,7 @@ def _run_stage(plan: ComparisonPlan, stage: Stage, output: Path, lock: int, prog
     with importable(plan.bundle):
         parser = recipe(arguments)
         file = str(parser.get_parsed_content("checkpoint")) if "checkpoint" in parser else CHECKPOINT
-    if "masks_dir" in parser:
-        arguments["masks_dir"] = str(stage.folder / MASKS)
+    arguments |= _folders(parser, arguments, {"cache_dir": output / CACHE, "masks_dir": stage.folder / MASKS})
     _call(stage, "evaluation", arguments, lock, progress)
     for path in stage.folder.glob("models/*_resume.pt*"):
         path.unlink()
@@ -217,6 +221,11 @@ def _arguments(plan: ComparisonPlan, stage: Stage, output: Path, evaluate: bool)
         models = _models(output, name, plan.partner_seed(name, stage.seed))
         arguments[key] = str(models / CHECKPOINT if needed is None else plan.bundle / "models" / needed)
     return arguments
+
+
+def _folders(parser: ConfigParser, arguments: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, str]:
+    """Of these folders those that the bundle has a key for and the user has not set."""
+    return {key: str(path) for key, path in folders.items() if key in parser and key not in arguments}
 
 
 def _models(output: Path, name: str, seed: int) -> Path:

@@ -142,6 +142,21 @@ def test_masks_are_kept_where_the_evaluation_can(bundle, calls, tmp_path):
     assert all("masks_dir" not in one for one in calls() if not one["evaluation"])
 
 
+def test_one_cache_serves_all_runs_and_is_removed(bundle, calls, tmp_path):
+    (bundle / "configs" / "baseline.json").write_text('{"cache_dir": "$@output_dir + \'/cache\'"}')
+    output = tmp_path / "runs"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kept").write_text("")
+    compare(plan_comparison(bundle, seeds=[0]), output)
+    folders = {one["run_name"]: one.get("cache_dir") for one in calls()}
+    assert folders == {"teacher": None, "baseline": str(output / "cache"), "distilled": None}
+    assert not (output / "cache").exists()
+    own = {"cache_dir": str(tmp_path / "mine")}
+    compare(plan_comparison(bundle, seeds=[0], overrides=own), tmp_path / "others")
+    assert {one["cache_dir"] for one in calls()[6:]} == {str(tmp_path / "mine")}
+    assert (tmp_path / "mine" / "kept").is_file()
+
+
 def test_a_network_that_is_trained_already_is_scored_once(bundle, calls, tmp_path):
     networks = {
         "teacher": {"role": "teacher", "files": ["teacher.json"], "checkpoint": "teacher.pt"},
