@@ -129,6 +129,7 @@ def test_networks_are_timed_side_by_side_once(bundle, calls, tmp_path):
     assert list(costs) == ["teacher", "baseline", "distilled"]
     assert costs["distilled"].parameters == 10
     assert "in turns" in how
+    assert costs["baseline"] == costs["distilled"] == costs["teacher"]  # one network, so one measurement
     before = (output / "cost.json").read_bytes()
     compare(plan, output)
     assert (output / "cost.json").read_bytes() == before
