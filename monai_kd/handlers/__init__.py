@@ -10,6 +10,7 @@ from monai_kd.handlers.log_terms import log_terms
 from monai_kd.handlers.predictions import SavePredictions
 from monai_kd.handlers.resume import ResumeCheckpoint
 from monai_kd.handlers.saliency import SaliencyMaps
+from monai_kd.handlers.save_cases import SaveCases
 
 __all__ = [
     "DistillationHandler",
@@ -19,6 +20,7 @@ __all__ = [
     "NonFiniteTermError",
     "ResumeCheckpoint",
     "SaliencyMaps",
+    "SaveCases",
     "SaveHistory",
     "SavePredictions",
     "clip_gradient_values",

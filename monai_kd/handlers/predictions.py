@@ -44,6 +44,8 @@ class SavePredictions:
         path: of the CSV file; its folder is made if it does not exist.
         class_names: one a class, in the order of the class indices.
         root: a folder that images are named relative to; those outside keep their full name.
+        pred_key: of the probabilities in the evaluator's output, where its predictions are something else.
+        label_key: of the class indices there.
 
     Raises:
         ValueError: class names that are not at least two different ones, or one of the other columns' names.
@@ -66,7 +68,14 @@ class SavePredictions:
     # MONAI's ClassificationSaver cannot serve: it writes neither header, quotes, class names nor labels, deletes the
     # old file before it writes, sorts images by process and keeps the last of equally named ones.
 
-    def __init__(self, path: str | Path, class_names: Sequence[str], root: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        class_names: Sequence[str],
+        root: str | Path | None = None,
+        pred_key: str = Keys.PRED,
+        label_key: str = Keys.LABEL,
+    ) -> None:
         columns = ["image", "class", "label", *class_names]
         if isinstance(class_names, str) or len(class_names) < 2 or len(set(columns)) != len(columns):
             raise ValueError(
@@ -76,6 +85,8 @@ class SavePredictions:
         self.path = Path(path)
         self.class_names = tuple(class_names)
         self.root = root
+        self.pred_key = pred_key
+        self.label_key = label_key
         self._names: list[str] = []
         self._rows: list[Tensor] = []
         self._labels: list[Tensor] = []
@@ -91,9 +102,9 @@ class SavePredictions:
 
     def _collect(self, engine: Engine) -> None:
         for item in output_items(engine):
-            label = item.get(Keys.LABEL)
+            label = item.get(self.label_key)
             self._names.append(image_file(item) or f"unnamed_{rank()}_{len(self._rows):05}")
-            self._rows.append(as_row(item[Keys.PRED], self.class_names))
+            self._rows.append(as_row(item[self.pred_key], self.class_names))
             self._labels.append(torch.tensor(_NO_LABEL) if label is None else as_index(label))
 
     def _write(self) -> None:

@@ -43,12 +43,29 @@ def gather_cases(names: Sequence[str], rows: Sequence[Tensor], width: int) -> tu
     """
     local = torch.stack(list(rows)) if rows else torch.empty(0, width, dtype=torch.float64)
     gathered = evenly_divisible_all_gather(local, concat=True).cpu().numpy()
+    return sort_cases(gather_names(names), gathered)
+
+
+def gather_names(names: Sequence[str]) -> list[str]:
+    """Names of the cases of all processes, process by process."""
     # A process without cases sends one empty name.
-    found = [name for name in string_list_all_gather(list(names), delimiter="\0") if name]
+    return [name for name in string_list_all_gather(list(names), delimiter="\0") if name]
+
+
+def sort_cases(found: list[str], rows: Array) -> tuple[list[str], Array]:
+    """Names and rows of all processes by name, each file once where there are several processes.
+
+    Args:
+        found: names.
+        rows: shape (cases, width), in their order.
+
+    Returns:
+        Of a name the folder and the file, and the rows.
+    """
     order = sorted(range(len(found)), key=lambda index: found[index])
     if processes() > 1:
         order = [index for place, index in enumerate(order) if not place or found[index] != found[order[place - 1]]]
-    return [Path(*Path(found[index]).parts[-2:]).as_posix() for index in order], gathered[order]
+    return [Path(*Path(found[index]).parts[-2:]).as_posix() for index in order], rows[order]
 
 
 def write_cases(path: Path, names: list[str], columns: Sequence[str], rows: Array) -> None:

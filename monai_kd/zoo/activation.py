@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["output_activation"]
+__all__ = ["components", "output_activation"]
 
 SIGMOID, SOFTMAX = "sigmoid", "softmax"
 _LOSSES = {"CrossEntropyLoss": SOFTMAX, "BCEWithLogitsLoss": SIGMOID, "MultiLabelSoftMarginLoss": SIGMOID}
@@ -27,7 +27,7 @@ def output_activation(config: Any, channels: int) -> str:
     """
     if channels == 1:
         return SIGMOID
-    parts = list(_components(config))
+    parts = list(components(config))
     said = {found for part in parts for found in _of_transform(part)} or {
         found for part in parts for found in _of_loss(part)
     }
@@ -41,14 +41,15 @@ def output_activation(config: Any, channels: int) -> str:
     )
 
 
-def _components(config: Any) -> Iterator[Mapping[str, Any]]:
+def components(config: Any) -> Iterator[Mapping[str, Any]]:
+    """All parts with ``_target_``, however deep."""
     if isinstance(config, Mapping):
         if "_target_" in config:
             yield config
         config = list(config.values())
     if isinstance(config, list):
         for part in config:
-            yield from _components(part)
+            yield from components(part)
 
 
 def _of_transform(part: Mapping[str, Any]) -> Iterator[str]:

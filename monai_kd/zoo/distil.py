@@ -23,6 +23,7 @@ from monai_kd.taps import describe, dry_run
 from monai_kd.zoo.activation import output_activation
 from monai_kd.zoo.bottleneck import bottleneck_taps
 from monai_kd.zoo.default_terms import default_terms
+from monai_kd.zoo.evaluation import compare_config, keep_cases
 from monai_kd.zoo.scaling import network_name, scale_network
 from monai_kd.zoo.student_configs import (
     evaluate_config,
@@ -125,6 +126,7 @@ class _Parts:
     terms: Config
     taps: tuple[str, str] | None
     dry_shape: tuple[int, ...]
+    answer: tuple[int, ...]
     sizes: tuple[int, int]
 
 
@@ -160,7 +162,7 @@ def _parts(
     else:
         found = _given_terms(terms)
     sizes = tuple(sum(parameter.numel() for parameter in network.parameters()) for network in (ours, teacher))
-    return _Parts(definition, student is None, found, taps, shape, sizes)  # type: ignore[arg-type]
+    return _Parts(definition, student is None, found, taps, shape, answer, sizes)  # type: ignore[arg-type]
 
 
 def _definition(student: Mapping[str, Any] | str | Path, teachers: Mapping[str, Any]) -> Config:
@@ -246,14 +248,16 @@ def _write(bundle: TeacherBundle, parts: _Parts, folder: Path, name: str) -> Non
     for stem, file in found.items():
         if file.suffix not in (".json", ".yaml", ".yml"):
             shutil.copyfile(file, folder / "configs" / file.name)
-        elif stem not in ("train", "metadata", "baseline", "teacher"):
+        elif stem not in ("train", "metadata", "baseline", "teacher", "compare"):
             content = ConfigParser.load_config_file(file)
             if isinstance(content, dict):
                 configs[stem] = other_config(bundle, content, parts.student, parts.scaled)
             else:  # a list of data
                 shutil.copyfile(file, folder / "configs" / file.name)
     configs["train"] = train_config(bundle, parts.student, parts.terms, parts.dry_shape)
-    configs["evaluate"] = evaluate_config(bundle, configs.get("evaluate"))
+    evaluate = evaluate_config(bundle, configs.get("evaluate"))
+    configs["evaluate"] = keep_cases(evaluate, configs["train"], bundle.metadata, parts.answer)
+    configs["compare"] = compare_config(configs["evaluate"], configs["train"], bundle.network)
     if "multi_gpu_train" in configs:
         configs["multi_gpu_train"] = multi_gpu_config(bundle, configs["multi_gpu_train"])
     configs |= method_configs(bundle)

@@ -206,7 +206,7 @@ def _handlers(bundle: TeacherBundle) -> list[Any]:
     }
     handlers = list(bundle.part(bundle.handlers) or [])
     at = max((i for i, handler in enumerate(handlers) if _is(handler, "ValidationHandler")), default=None)
-    history = {"_target_": "monai_kd.handlers.SaveHistory", "path": "$@output_dir + '/history.csv'"}
+    history = {"_target_": "monai_kd.handlers.SaveHistory", "path": "$@output_dir + '/' + @run_name + '.history.csv'"}
     if at is None:
         return [distillation, history, *handlers]
     history["validator"] = handlers[at]["validator"]

@@ -124,7 +124,8 @@ python -m monai.bundle run --config_file "['configs/train.json','configs/baselin
 {keys}
 ## Evaluation
 
-Student, baseline and teacher; scores and cost go to `<run_name>.evaluation.json` in `output_dir`:
+Student, baseline and teacher; scores and cost go to `<run_name>.evaluation.json` in `output_dir`, scores of each case
+to `<run_name>.cases.csv` (of a classification its probabilities, `<run_name>.predictions.csv`):
 
 ```
 python -m monai.bundle run --config_file "['configs/train.json','configs/evaluate.json']" --dataset_dir DATA
@@ -132,6 +133,12 @@ python -m monai.bundle run --config_file "['configs/train.json','configs/baselin
     --dataset_dir DATA
 python -m monai.bundle run --config_file "['configs/train.json','configs/teacher.json','configs/evaluate.json']" \\
     --dataset_dir DATA
+```
+
+All of it with several seeds, and a report on whether the student gained; the teacher is scored as it is:
+
+```
+monai-kd compare . --output ../runs --set dataset_dir=DATA
 ```
 
 {inference}## Intended use

@@ -15,7 +15,17 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.engines.trainer import SupervisedTrainer
 from torch import nn
 
-__all__ = ["TeacherBundle", "keys_of", "read_config", "read_teacher_bundle", "root_cause"]
+__all__ = [
+    "TeacherBundle",
+    "evaluator_keys",
+    "keys_of",
+    "part_at",
+    "read_config",
+    "read_teacher_bundle",
+    "referred_key",
+    "resolve",
+    "root_cause",
+]
 
 Config = dict[str, Any]
 _COLONS = re.compile(r"@\w+(?:::\w+)+")
@@ -44,7 +54,7 @@ class TeacherBundle:
 
     def part(self, key: str) -> Any:
         """The part of the resolved configuration at "a#b#0"."""
-        return _get(self.resolved, key)
+        return part_at(self.resolved, key)
 
     @property
     def target(self) -> str:
@@ -122,34 +132,67 @@ def read_teacher_bundle(path: str | Path) -> TeacherBundle:
             f"{train_file.name} already has the keys {taken}: it distils by itself, or these names must change. "
             "Distil from a bundle that trains one network alone."
         )
-    parser = ConfigParser(copy.deepcopy(train))
-    parser.resolve_macro_and_relative_ids()
-    resolved: Config = _with_hashes(parser.get())
+    resolved = resolve(train)
     trainer = _trainer(resolved, train_file)
-    engine = _get(resolved, trainer)
-    handlers = _referred(resolved, engine.get("train_handlers"), list) or f"{trainer}#train_handlers"
-    if not isinstance(_get(resolved, handlers), list | None):
+    engine = part_at(resolved, trainer)
+    handlers = referred_key(resolved, engine.get("train_handlers"), list) or f"{trainer}#train_handlers"
+    if not isinstance(part_at(resolved, handlers), list | None):
         raise ValueError(f"{train_file.name}: {trainer}#train_handlers is no list of handlers nor a reference to one.")
-    network = _referred(resolved, engine.get("network"), dict)
-    while network is not None and _get(resolved, network).get("_target_", "").endswith("DataParallel"):
-        network = _referred(resolved, _get(resolved, network).get("module"), dict)
-    if network is None or "_target_" not in _get(resolved, network) or not _is_reference(engine.get("network")):
+    network = referred_key(resolved, engine.get("network"), dict)
+    while network is not None and part_at(resolved, network).get("_target_", "").endswith("DataParallel"):
+        network = referred_key(resolved, part_at(resolved, network).get("module"), dict)
+    if network is None or "_target_" not in part_at(resolved, network) or not _is_reference(engine.get("network")):
         raise ValueError(
             f"{train_file.name}: cannot find the network; expected {trainer}#network to be '@network', and that to "
             "lead to a definition with _target_."
         )
-    optimizer = _referred(resolved, engine.get("optimizer"), dict)
-    if optimizer is None or "params" not in _get(resolved, optimizer):
+    optimizer = referred_key(resolved, engine.get("optimizer"), dict)
+    if optimizer is None or "params" not in part_at(resolved, optimizer):
         raise ValueError(f"{train_file.name}: cannot find the optimizer; expected {trainer}#optimizer with 'params'.")
-    evaluator = next((key for key, part in _parts(resolved) if _is_a(part, "SupervisedEvaluator")), None)
-    checked = None
-    if evaluator is not None:
-        checked = (
-            _referred(resolved, _get(resolved, evaluator).get("val_handlers"), list) or f"{evaluator}#val_handlers"
-        )
+    evaluator, checked = evaluator_keys(resolved)
     return TeacherBundle(
         root, train, resolved, metadata, trainer, network, optimizer, handlers, evaluator, evaluator_handlers=checked
     )
+
+
+def resolve(config: Config) -> Config:
+    """A copy without macros and relative references."""
+    parser = ConfigParser(copy.deepcopy(config))
+    parser.resolve_macro_and_relative_ids()
+    resolved: Config = _with_hashes(parser.get())
+    return resolved
+
+
+def evaluator_keys(config: Config) -> tuple[str | None, str | None]:
+    """Keys of the evaluator and of the list of its handlers in a resolved configuration; ``None`` without one."""
+    evaluator = next((key for key, part in _parts(config) if _is_a(part, "SupervisedEvaluator")), None)
+    if evaluator is None:
+        return None, None
+    handlers = referred_key(config, part_at(config, evaluator).get("val_handlers"), list)
+    return evaluator, handlers or f"{evaluator}#val_handlers"
+
+
+def part_at(config: Any, key: str) -> Any:
+    """The part of a configuration at "a#b#0"; ``None`` where there is none."""
+    for step in keys_of(key):
+        try:
+            config = config[int(step)] if isinstance(config, list) else config[step]
+        except (KeyError, IndexError, ValueError, TypeError):
+            return None
+    return config
+
+
+def referred_key(config: Config, value: Any, kind: type) -> str | None:
+    """Key of the first part of a kind that a reference or an expression leads to."""
+    if not isinstance(value, str) or value[:1] not in ("@", "$"):
+        return None
+    for reference in ReferenceResolver.match_refs_pattern(value):
+        part = part_at(config, reference)
+        if isinstance(part, list if kind is list else dict) and (kind is list or "_target_" in part):
+            return "#".join(keys_of(reference))
+        if isinstance(part, str) and (found := referred_key(config, part, kind)) is not None:
+            return found
+    return None
 
 
 def read_config(root: Path, name: str) -> tuple[Path, Config]:
@@ -213,19 +256,6 @@ def _is_reference(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("@")
 
 
-def _referred(config: Config, value: Any, kind: type) -> str | None:
-    """Key of the first part of a kind that a reference or an expression leads to."""
-    if not isinstance(value, str) or value[:1] not in ("@", "$"):
-        return None
-    for reference in ReferenceResolver.match_refs_pattern(value):
-        part = _get(config, reference)
-        if isinstance(part, list if kind is list else dict) and (kind is list or "_target_" in part):
-            return "#".join(keys_of(reference))
-        if isinstance(part, str) and (found := _referred(config, part, kind)) is not None:
-            return found
-    return None
-
-
 def _parts(config: Any, key: str = "") -> Iterator[tuple[str, Config]]:
     """All components (with ``_target_``) by key."""
     if isinstance(config, dict):
@@ -236,15 +266,6 @@ def _parts(config: Any, key: str = "") -> Iterator[tuple[str, Config]]:
         items = [(str(i), part) for i, part in enumerate(config)] if isinstance(config, list) else []
     for step, part in items:
         yield from _parts(part, f"{key}#{step}" if key else str(step))
-
-
-def _get(config: Any, key: str) -> Any:
-    for step in keys_of(key):
-        try:
-            config = config[int(step)] if isinstance(config, list) else config[step]
-        except (KeyError, IndexError, ValueError, TypeError):
-            return None
-    return config
 
 
 def _with_hashes(config: Any) -> Any:

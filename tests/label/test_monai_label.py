@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,15 +13,15 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
+
+from .label_server import UINT8, labels_of, new_app, own_label, serve, weights
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = ["hlfd_kidney_tumor_segmentation", "hlfd_liver_tumor_segmentation"]
 ORGANS = dict(zip(BUNDLES, ("kidney", "liver")))
 IMAGES = [f"ct_{i}" for i in range(5)]
 LABELLED = IMAGES[:4]
-START_SECONDS = 180
-REQUEST_SECONDS = 300
 
 # What makes the copies small; all else is the bundle as it is.
 SMALL = {
@@ -69,18 +64,23 @@ def studies(tmp_path_factory):
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """MONAI Label's app for bundles with a small copy of each, its weights by chance."""
-    folder = tmp_path_factory.mktemp("apps")
-    command("monailabel", "apps", "--download", "--name", "monaibundle", "--output", folder)
+    folder = new_app(tmp_path_factory.mktemp("apps"))
     torch.manual_seed(0)
     for name in BUNDLES:
-        bundle = folder / "monaibundle" / "model" / name
+        bundle = folder / "model" / name
         shutil.copytree(ROOT / "bundles" / name, bundle, ignore=shutil.ignore_patterns("models", "eval"))
         (bundle / "models").mkdir()
         change(bundle / "configs" / "inference.json", SMALL)
         train = change(bundle / "configs" / "train.json", SMALL_TRAINING)
         for definition, file in (("network_def", "model.pt"), ("teacher_def", "teacher.pt")):
             torch.save(train.get_parsed_content(definition).state_dict(), bundle / "models" / file)
-    return folder / "monaibundle"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(app, studies, tmp_path_factory):
+    with serve(app, studies, BUNDLES, tmp_path_factory.mktemp("log") / "server.log") as running:
+        yield running
 
 
 def change(path, values):
@@ -93,83 +93,6 @@ def change(path, values):
     return parser
 
 
-def environment():
-    """This environment's programs first; on a CPU build of torch, the operators that torchvision asks for."""
-    more = {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(Path(__file__).parent / "torchvision_on_cpu"),
-        "OMP_NUM_THREADS": "1",
-        "MONAI_LABEL_SESSIONS": "false",  # they would be kept in the user's home
-    }
-    return {**os.environ, **more}
-
-
-def command(*words):
-    done = subprocess.run([*map(str, words)], capture_output=True, text=True, env=environment(), check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-
-
-class Server:
-    """Requests to a running server, and its log."""
-
-    def __init__(self, address, log):
-        self.address = address
-        self.log = log
-
-    def request(self, method, path, **more):
-        import requests
-
-        return requests.request(method, self.address + path, timeout=REQUEST_SECONDS, **more)
-
-    def post(self, path, **more):
-        before = len(self.log.read_text())
-        answer = self.request("POST", path, **more)
-        said = self.log.read_text()[before:]
-        assert answer.status_code == 200, f"{answer.status_code} {answer.text[:500]}\n{said[-4000:]}"
-        return answer, said
-
-
-@pytest.fixture(scope="module")
-def server(app, studies, tmp_path_factory):
-    log = tmp_path_factory.mktemp("log") / "server.log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["monailabel", "start_server", "--app", str(app), "--studies", str(studies)]
-    words += ["--conf", "models", ",".join(BUNDLES), "--conf", "zoo_source", "local", "--conf", "sam2", "false"]
-    words += ["--host", "127.0.0.1", "--port", str(port)]
-    running = Server(f"http://127.0.0.1:{port}", log)
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            words, stdout=file, stderr=subprocess.STDOUT, env=environment(), cwd=log.parent, start_new_session=True
-        )
-        try:
-            wait(running, process)
-            yield running
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(20)
-
-
-def wait(server, process):
-    import requests
-
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if server.request("GET", "/info/").status_code == 200:
-                return
-        except requests.ConnectionError:
-            pass
-        time.sleep(0.5)
-    pytest.fail(f"the server did not start (exit status {process.poll()}):\n{server.log.read_text()[-4000:]}")
-
-
 def test_info_lists_both_bundles(server):
     info = server.request("GET", "/info/").json()
     for name in BUNDLES:
@@ -178,9 +101,6 @@ def test_info_lists_both_bundles(server):
         assert model["labels"] == {ORGANS[name]: 1, "tumour": 2}
         assert model["config"]["model_filename"][0] == "model.pt"
     assert set(info["trainers"]) == set(BUNDLES)
-
-
-UINT8 = json.dumps({"result_dtype": "uint8"})
 
 
 def by_id(server, studies, bundle, image):
@@ -197,37 +117,10 @@ def by_upload(server, studies, bundle, image):
 def test_infer_answers_as_the_bundle_itself(server, app, studies, tmp_path, bundle, ask):
     answer, _ = ask(server, studies, bundle, "ct_4")
     (tmp_path / "label.nii.gz").write_bytes(answer.content)
-    label = labels_of(tmp_path / "label.nii.gz", studies / "ct_4.nii.gz")
-    assert np.array_equal(label, own_label(app / "model" / bundle, studies / "ct_4.nii.gz", tmp_path))
+    image = studies / "ct_4.nii.gz"
+    label = labels_of(tmp_path / "label.nii.gz", image)
+    assert np.array_equal(label, own_label(app / "model" / bundle, image, tmp_path, dataset_dir=str(image)))
     assert len(np.unique(label)) > 1
-
-
-def labels_of(path, source):
-    """The label map of a file that must lie on the voxels of its image."""
-    label, image = nibabel.load(path), nibabel.load(source)
-    assert label.shape == image.shape
-    np.testing.assert_allclose(label.affine, image.affine, atol=1e-4)
-    values = np.asarray(label.dataobj)
-    assert set(np.unique(values)) <= {0, 1, 2}
-    return values
-
-
-def own_label(bundle, image, folder):
-    """What ``python -m monai.bundle run`` with inference.json writes for the image."""
-    flow = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "inference.json"),
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type="infer",
-        bundle_root=str(bundle),
-        dataset_dir=str(image),
-        output_dir=str(folder / "own"),
-        device="cpu",
-    )
-    flow.initialize()
-    flow.run()
-    (path,) = (folder / "own").glob("*.nii.gz")
-    return labels_of(path, image)
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
@@ -235,8 +128,10 @@ def test_batch_infer_saves_labels(server, studies, bundle):
     tag = f"by_{ORGANS[bundle]}"
     request = {"save_label": True, "label_tag": tag, "multi_gpu": False, "device": "cpu", "result_dtype": "uint8"}
     server.post(f"/batch/infer/{bundle}", params={"images": "all", "run_sync": "true"}, json=request)
-    for name in IMAGES:
-        labels_of(studies / "labels" / tag / f"{name}.nii.gz", studies / f"{name}.nii.gz")
+    saved = sorted((studies / "labels" / tag).glob("*.nii.gz"))
+    assert [path.name for path in saved] == [f"{name}.nii.gz" for name in IMAGES]
+    for path in saved:
+        labels_of(path, studies / path.name)
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
@@ -269,7 +164,3 @@ def test_train_without_a_teacher_says_so_in_the_log(server, app):
     while (expected := f"no checkpoint at '{teacher}'") not in server.log.read_text()[before:]:
         assert time.monotonic() < deadline, f"no '{expected}' in\n{server.log.read_text()[before:]}"
         time.sleep(0.2)
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)

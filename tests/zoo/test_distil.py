@@ -289,7 +289,7 @@ def test_terms_of_ones_own(zoo, run_bundle, tmp_path):
     assert (result.terms, result.taps) == (("where",), None)
     assert read(result.root, "train")["heat"] == 3.0
     run_bundle(result.root, "train", dataset_dir=data(zoo(SPLEEN)))
-    assert "where" in (result.root / "eval" / "history.csv").read_text().splitlines()[0]
+    assert "where" in (result.root / "eval" / "distilled.history.csv").read_text().splitlines()[0]
 
 
 def test_yaml_becomes_json(zoo, tmp_path):
