@@ -13,13 +13,9 @@ Four steps are timed in turn, round after round, and their medians compared:
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
+from _steps import compare, options_of
 from torch import Tensor
 
 from monai_kd import Distiller, FeatureTaps, FrozenTeacher
@@ -31,12 +27,7 @@ STAGES = ["stage1", "stage2", "stage3"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=224, help="image side, a multiple of 16 (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="images a step (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
-    options = parser.parse_args()
+    options = options_of(__doc__, size=224, batch=8, sizes="a multiple of 16")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
 
@@ -81,27 +72,7 @@ def main() -> None:
             loss = loss + FEATURE_WEIGHT * (i + 1) * F.mse_loss(ours, theirs)
         update(loss)
 
-    medians = side_by_side(
-        {"student": student_step, "bound": bound_step, "ours": our_step, "released": released_step}, options.rounds
-    )
-    print(
-        f"\n{options.batch} x 3 x {options.size}^2, {options.threads} thread(s), medians of {options.rounds} rounds\n"
-    )
-    print("| step | seconds | / student | / bound |\n| --- | ---: | ---: | ---: |")
-    for name, seconds in medians.items():
-        print(f"| {name} | {seconds:.3f} | {seconds / medians['student']:.2f} | {seconds / medians['bound']:.3f} |")
-    print(f"\nreleased / ours: {medians['released'] / medians['ours']:.2f}")
-
-
-def side_by_side(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each step, run in turn so that a busy machine slows all of them alike."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+    compare({"student": student_step, "bound": bound_step, "ours": our_step, "released": released_step}, options)
 
 
 if __name__ == "__main__":

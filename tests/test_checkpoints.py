@@ -117,7 +117,7 @@ def test_a_missing_file_is_named(refused, tmp_path):
 
 
 def test_a_folder_is_no_file(refused, tmp_path):
-    refused(tmp_path, error=FileNotFoundError)
+    assert f"no checkpoint at '{tmp_path}'" in refused(tmp_path, error=FileNotFoundError)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])

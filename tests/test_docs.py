@@ -16,21 +16,31 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "bu
 
 
 def blocks(page):
-    """Python blocks of a page with their first line; the quick start's script, tested below, is left out."""
+    """Python blocks of a page, each with its first line and the text behind it, or None: what it prints.
+
+    The quick start's script, tested below, is left out.
+    """
     text = page.read_text(encoding="utf-8")
-    found = [
-        (text[: m.start()].count("\n") + 2, m[1]) for m in re.finditer(r"^```python\n(.*?)^```$", text, re.M | re.S)
-    ]
-    return [(line, code) for line, code in found if code != SCRIPT.read_text(encoding="utf-8")]
+    python, printed = r"^```python\n(.*?)^```$", r"(?:\n\n```text\n(.*?)^```$)?"
+    found = re.finditer(python + printed, text, re.M | re.S)
+    script = SCRIPT.read_text(encoding="utf-8")
+    return [(text[: m.start()].count("\n") + 2, m[1], m[2]) for m in found if m[1] != script]
+
+
+def without_numbers(text):
+    """Words of a text whose numbers are drawn at random and whose lines end where the page does."""
+    return re.sub(r"\d+\.\d+", "#", text).split()
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: str(page.relative_to(ROOT)))
-def test_python_blocks_run(page, tmp_path, monkeypatch):
-    """The blocks of one page share a namespace, in order."""
+def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
+    """The blocks of one page share a namespace, in order, and print what the page shows behind them."""
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
-    for line, code in blocks(page):
+    for line, code, shown in blocks(page):
         exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)  # noqa: S102
+        printed = capsys.readouterr().out
+        assert shown is None or without_numbers(printed) == without_numbers(shown)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

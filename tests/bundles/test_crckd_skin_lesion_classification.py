@@ -1,21 +1,14 @@
 """The CRCKD bundle from end to end on a handful of generated pictures, with tiny networks."""
 
-import ast
 import csv
 import json
-import logging
 import os
 import re
-import shlex
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
@@ -23,17 +16,16 @@ from monai.bundle import ConfigWorkflow
 from monai.networks.nets import DenseNet
 from PIL import Image
 
-import monai_kd
 from monai_kd.data import APTOS_CLASSES, HAM10000_CLASSES, aptos_datalist, ham10000_datalist, lesion_image
-from monai_kd.errors import user_message
 from monai_kd.losses import ContrastMemory
 from monai_kd.report import load_evaluations
 from monai_kd.report.__main__ import main as report
 
+from .running import PYTHON, TORCHRUN, Bundle, differing, files, files_and_keys, finished, normalised, table, weights
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-BUNDLE = Path(monai_kd.__file__).parents[1] / "bundles" / "crckd_skin_lesion_classification"
-CONFIGS = BUNDLE / "configs"
+BUNDLE = Bundle("crckd_skin_lesion_classification")
 SIZES = {"init_features": 8, "growth_rate": 4, "block_config": [2, 2]}
 NETWORK = {
     "_target_": "DenseNet",
@@ -42,36 +34,11 @@ NETWORK = {
     "out_channels": "$len(@class_names)",
     **SIZES,
 }
-MEAN, STD = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 TERMS = ["consistency", "class_contrast", "categorical_relation"]
 SILENT = (
     "$[setattr(term, 'weight', 0.0) or term for term in crckd_terms([item['label'] for item in @labelled], "
     "@features, @feature_channels, dimension=@embedding_dimension)]"
 )
-
-
-@contextmanager
-def same_hooks():
-    """A bundle's ``initialize`` shortens the program's error messages."""
-    hook, factory = sys.excepthook, logging.getLogRecordFactory()
-    yield
-    sys.excepthook = hook
-    logging.setLogRecordFactory(factory)
-
-
-@pytest.fixture(autouse=True)
-def keep_the_hooks():
-    with same_hooks():
-        yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums in the order of the processes that the tests start."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # --- pictures and runs ----------------------------------------------------------------------------------------------
@@ -102,11 +69,7 @@ def lesions(tmp_path_factory):
 
 def settings(data, folder, **more):
     return {
-        "bundle_root": str(BUNDLE),
-        "dataset_dir": str(data),
-        "ckpt_dir": str(folder / "models"),
-        "output_dir": str(folder / "eval"),
-        "device": "cpu",
+        **BUNDLE.places(data, folder),
         "network_def": NETWORK,
         "image_size": 32,
         "epochs": 2,
@@ -116,91 +79,22 @@ def settings(data, folder, **more):
         "embedding_dimension": 8,
         "learning_rate": 0.01,
         "key_score": "macro_auc",  # of so few pictures the finest
-        "num_workers": 0,
         "log_interval": 1000,
         **more,
     }
-
-
-def workflow(*names, kind="train", **overrides):
-    return ConfigWorkflow(
-        config_file=[str(CONFIGS / name) for name in names],
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        **overrides,
-    )
-
-
-def run(*names, kind="train", **overrides):
-    flow = workflow(*names, kind=kind, **overrides)
-    flow.initialize()
-    flow.run()
-    flow.finalize()
-    return flow
-
-
-def start(launcher, configs, overrides):
-    words = [*launcher, "-m", "monai.bundle", "run", "--config_file", str([str(path) for path in configs])]
-    words += ["--logging_file", "False", "--meta_file", str(CONFIGS / "metadata.json")]
-    for key, value in overrides.items():
-        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-
-
-def command(launcher, configs, overrides):
-    """Exit status and output of a bundle that runs in processes of its own."""
-    process = start(launcher, configs, overrides)
-    shown, _ = process.communicate(timeout=300)
-    return process.returncode, shown
-
-
-PYTHON = [sys.executable, "-W", "ignore"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-
-
-def message_of(*names, kind="train", **overrides):
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        run(*names, kind=kind, **overrides)
-    return user_message(caught.value)
 
 
 @pytest.fixture(scope="module")
 def trained(lesions, tmp_path_factory):
     """Everything that one recipe trains, in one folder."""
     folder = tmp_path_factory.mktemp("trained")
-    with same_hooks():
-        for more in ([], ["baseline.json"], ["mean_teacher.json"]):
-            run("train.json", *more, **settings(lesions, folder))
+    for more in ([], ["baseline.json"], ["mean_teacher.json"]):
+        BUNDLE.run("train.json", *more, **settings(lesions, folder))
     return folder
-
-
-def read(path):
-    return torch.load(path, weights_only=True)
 
 
 def plain_network(classes=7):
     return DenseNet(2, 3, classes, **SIZES)
-
-
-def differing(a, b, where=""):
-    """Where two states are not bit-equal."""
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return [found for key in a for found in differing(a[key], b[key], f"{where}/{key}")]
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        return [found for i, pair in enumerate(zip(a, b)) for found in differing(*pair, f"{where}/{i}")]
-    equal = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
-    return [] if equal else [where]
-
-
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -211,47 +105,49 @@ def test_checkpoints_load_into_a_plain_network(trained):
     resume = [f"{name}_resume.pt" for name in ("baseline", "distilled", "mean_teacher")]
     assert files(trained / "models") == sorted([*names, *resume, *(f"{name}.previous" for name in resume)])
     for name in names:
-        state = read(trained / "models" / name)
+        state = weights(trained / "models" / name)
         plain_network().load_state_dict(state, strict=True)
         assert all(type(value) is torch.Tensor for value in state.values())
 
 
 def test_runs_train_networks_of_their_own(trained):
     names = ["model.pt", "teacher.pt", "baseline.pt", "mean_teacher.pt", "mean_teacher_ema.pt"]
-    states = [read(trained / "models" / name) for name in names]
+    states = [weights(trained / "models" / name) for name in names]
     for i, state in enumerate(states):
         assert all(differing(state, other) for other in states[:i])
-    banks = {name: read(trained / "models" / f"{name}_resume.pt")["objects"] for name in ("distilled", "mean_teacher")}
+    banks = {
+        name: weights(trained / "models" / f"{name}_resume.pt")["objects"] for name in ("distilled", "mean_teacher")
+    }
     assert not any("rows" in key for key in banks["mean_teacher"]["distiller"]["state"])
     assert any("rows" in key for key in banks["distilled"]["distiller"]["state"])
 
 
 def test_teacher_json_keeps_the_teacher_of_the_same_training(lesions, trained, tmp_path):
-    run("train.json", "teacher.json", **settings(lesions, tmp_path))
+    BUNDLE.run("train.json", "teacher.json", **settings(lesions, tmp_path))
     assert files(tmp_path / "models") == ["teacher.pt", "teacher_resume.pt", "teacher_resume.pt.previous"]
-    kept = read(tmp_path / "models" / "teacher.pt")
-    assert differing(kept, read(trained / "models" / "teacher.pt")) == []
-    ours = read(tmp_path / "models" / "teacher_resume.pt")["objects"]
-    theirs = read(trained / "models" / "distilled_resume.pt")["objects"]
+    kept = weights(tmp_path / "models" / "teacher.pt")
+    assert differing(kept, weights(trained / "models" / "teacher.pt")) == []
+    ours = weights(tmp_path / "models" / "teacher_resume.pt")["objects"]
+    theirs = weights(trained / "models" / "distilled_resume.pt")["objects"]
     assert differing(ours, theirs) == []
 
 
 def test_silent_terms_are_the_baseline_bit_for_bit(lesions, trained, tmp_path):
     """Teacher, its view of the pictures, heads and banks leave the student's random numbers alone."""
-    run("train.json", **settings(lesions, tmp_path, terms=SILENT))
+    BUNDLE.run("train.json", **settings(lesions, tmp_path, terms=SILENT))
     silent, baseline = (
-        read(path / "models" / name)["objects"]["network"]["state"]
+        weights(path / "models" / name)["objects"]["network"]["state"]
         for path, name in ((tmp_path, "distilled_resume.pt"), (trained, "baseline_resume.pt"))
     )
     assert differing(silent, baseline) == []
-    assert differing(read(tmp_path / "models" / "model.pt"), read(trained / "models" / "baseline.pt")) == []
+    assert differing(weights(tmp_path / "models" / "model.pt"), weights(trained / "models" / "baseline.pt")) == []
 
 
 def test_unlabelled_pictures_move_the_student(lesions, tmp_path):
     common = settings(lesions, tmp_path, labelled_fraction=0.5, epochs=1, first_epoch=1)
     states = []
     for more in ({}, {"unlabelled_loader": None}):
-        flow = run("train.json", **common, **more)
+        flow = BUNDLE.run("train.json", **common, **more)
         states.append(flow.parser.get_parsed_content("network_def").state_dict())
     assert "/features.conv0.weight" in differing(*states)
     assert flow.parser.get_parsed_content("epoch_length") == 5  # as with all labels
@@ -259,10 +155,7 @@ def test_unlabelled_pictures_move_the_student(lesions, tmp_path):
 
 def test_the_teacher_sees_another_view_of_the_same_picture(lesions, tmp_path):
     """Turned by 0 degrees and moved by 0 pixels, the student's view is the picture or its mirror image."""
-    flow = workflow("train.json", **settings(lesions, tmp_path, rotation=0.0, translation=0.0))
-    flow.parser["initialize"] = []
-    flow.initialize()
-    parser = flow.parser
+    parser = BUNDLE.unstarted("train.json", **settings(lesions, tmp_path, rotation=0.0, translation=0.0))
     views = Counter()
     for item, listed in zip(parser.get_parsed_content("train#dataset"), parser.get_parsed_content("labelled")):
         assert sorted(item) == ["image", "index", "label", "teacher_image"]
@@ -277,14 +170,6 @@ def test_the_teacher_sees_another_view_of_the_same_picture(lesions, tmp_path):
     assert {student for student, _ in views} == {0, 4}
     assert len({teacher for _, teacher in views}) > 4
     assert len(views) > 6
-
-
-def normalised(path, size=32):
-    """What the network sees of a file, made without MONAI."""
-    pixels = torch.from_numpy(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1).float()
-    small = torch.nn.functional.interpolate(pixels[None], size=(size, size), mode="area")[0].to(torch.uint8).float()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return (small - mean) / std
 
 
 def write_grades(root, counts):
@@ -303,22 +188,22 @@ def test_aptos_is_selected_by_the_quadratic_kappa(tmp_path):
     root = write_grades(tmp_path / "aptos", [8, 5, 6, 5, 5])
     common = settings(root, tmp_path)
     del common["key_score"]
-    flow = run("train.json", "aptos.json", **common)
-    plain_network(len(APTOS_CLASSES)).load_state_dict(read(tmp_path / "models" / "model.pt"), strict=True)
+    flow = BUNDLE.run("train.json", "aptos.json", **common)
+    plain_network(len(APTOS_CLASSES)).load_state_dict(weights(tmp_path / "models" / "model.pt"), strict=True)
     metrics = flow.parser.get_parsed_content("validate#evaluator").state.metrics
     assert metrics["val_score"] == metrics["quadratic_kappa"]
-    run("train.json", "aptos.json", "evaluate.json", **common)
+    BUNDLE.run("train.json", "aptos.json", "evaluate.json", **common)
     found = load_evaluations(tmp_path / "eval")["distilled"]
     assert found.cases == len(aptos_datalist(root)["test"])
     assert found.scores["test_score"] == pytest.approx(found.scores["quadratic_kappa"], nan_ok=True)
     assert "recall_proliferative" in found.scores
 
     new = inference_settings(tmp_path / "models", root / "train_images", tmp_path / "out")
-    message = message_of("inference.json", kind="infer", **new)
+    message = BUNDLE.message_of("inference.json", kind="infer", **new)
     assert "does not fit DenseNet" in message
     assert "class_layers.out.weight: file (5, 16), network (7, 16)" in message
     assert not (tmp_path / "out").exists()
-    run("inference.json", kind="infer", **new, class_names=list(APTOS_CLASSES))
+    BUNDLE.run("inference.json", kind="infer", **new, class_names=list(APTOS_CLASSES))
     assert list(table(tmp_path / "out" / "predictions.csv")[0]) == ["image", "class", *APTOS_CLASSES]
 
 
@@ -327,7 +212,7 @@ def test_demo_settings_fit_training_and_evaluation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = {"block_config": [1, 1], "init_features": 8, "growth_rate": 4}
     short = {
-        "bundle_root": str(BUNDLE),
+        "bundle_root": str(BUNDLE.folder),
         "device": "cpu",
         "images": 110,
         "image_size": 32,
@@ -336,7 +221,7 @@ def test_demo_settings_fit_training_and_evaluation(tmp_path, monkeypatch):
     }
     short |= {f"network_def#{key}": value for key, value in small.items()}
     for more in (["baseline.json"], [], ["evaluate.json"], ["baseline.json", "evaluate.json"]):
-        run("train.json", "demo.json", *more, **short)
+        BUNDLE.run("train.json", "demo.json", *more, **short)
     assert set(load_evaluations(tmp_path / "demo_output" / "lesion_eval")) == {"baseline", "distilled"}
     assert {"model.pt", "teacher.pt", "baseline.pt"} < set(files(tmp_path / "demo_output" / "lesion_models"))
     assert not list(tmp_path.glob("models")) + list(tmp_path.glob("eval"))
@@ -351,8 +236,8 @@ def test_a_class_with_one_picture_and_a_last_batch_of_one(lesions, tmp_path):
         item["kept"] = seen[item["label"]] <= (3 if item["label"] == 5 else 1)
     kept = [{**item, "index": index} for index, item in enumerate(i for i in datalist["training"] if i.pop("kept"))]
     assert len(kept) == 9
-    run("train.json", **settings(lesions, tmp_path, batch_size=4, datalist={**datalist, "training": kept}))
-    held = read(tmp_path / "models" / "distilled_resume.pt")
+    BUNDLE.run("train.json", **settings(lesions, tmp_path, batch_size=4, datalist={**datalist, "training": kept}))
+    held = weights(tmp_path / "models" / "distilled_resume.pt")
     assert held["trainer"]["iteration"] == 2 * 3
     for name in ("network", "distiller"):
         assert all(value.isfinite().all() for value in held["objects"][name]["state"].values())
@@ -363,9 +248,8 @@ def test_a_class_with_one_picture_and_a_last_batch_of_one(lesions, tmp_path):
 
 @pytest.fixture(scope="module")
 def evaluated(lesions, trained):
-    with same_hooks():
-        for more in ([], ["baseline.json"], ["teacher.json"]):
-            run("train.json", *more, "evaluate.json", **settings(lesions, trained))
+    for more in ([], ["baseline.json"], ["teacher.json"]):
+        BUNDLE.run("train.json", *more, "evaluate.json", **settings(lesions, trained))
     return trained / "eval"
 
 
@@ -375,7 +259,7 @@ def evaluated(lesions, trained):
 def test_scores_tables_and_predictions_agree(lesions, trained, evaluated, name, checkpoint):
     found = load_evaluations(evaluated)[name]
     network = plain_network().eval()
-    network.load_state_dict(read(trained / "models" / checkpoint))
+    network.load_state_dict(weights(trained / "models" / checkpoint))
     items = ham10000_datalist(lesions)["test"]
     predictions = table(evaluated / f"{name}.predictions.csv")
     assert [row["image"] for row in predictions] == [item["image"] for item in items]
@@ -423,7 +307,7 @@ def test_the_report_compares_what_was_evaluated(evaluated, capsys):
 
 def inference_settings(models, pictures, folder, **more):
     return {
-        "bundle_root": str(BUNDLE),
+        "bundle_root": str(BUNDLE.folder),
         "ckpt_dir": str(models),
         "dataset_dir": str(pictures),
         "output_dir": str(folder),
@@ -456,7 +340,7 @@ def pictures(tmp_path):
 @pytest.mark.parametrize("saliency", [False, True])
 def test_inference_writes_what_the_network_says(trained, pictures, tmp_path, saliency):
     names = files(pictures)
-    run(
+    BUNDLE.run(
         "inference.json",
         kind="infer",
         **inference_settings(trained / "models", pictures, tmp_path / "out", saliency=saliency),
@@ -465,7 +349,7 @@ def test_inference_writes_what_the_network_says(trained, pictures, tmp_path, sal
     assert sorted(row["image"] for row in rows) == names
     assert list(rows[0]) == ["image", "class", *HAM10000_CLASSES]
     network = plain_network().eval()
-    network.load_state_dict(read(trained / "models" / "model.pt"))
+    network.load_state_dict(weights(trained / "models" / "model.pt"))
     for row in rows:
         probabilities = torch.tensor([float(row[name]) for name in HAM10000_CLASSES])
         with torch.no_grad():
@@ -483,7 +367,7 @@ def test_a_broken_picture_is_reported_before_anything_is_predicted(trained, pict
     (pictures / "broken.jpg").write_bytes((pictures / "wide.jpg").read_bytes()[:400])
     (pictures / "empty.png").write_bytes(b"")
     new = inference_settings(trained / "models", pictures, tmp_path / "out", batch_size=1)
-    message = message_of("inference.json", kind="infer", **new)
+    message = BUNDLE.message_of("inference.json", kind="infer", **new)
     assert "broken.jpg" in message
     assert "empty.png" in message
     assert not (tmp_path / "out").exists()
@@ -491,10 +375,12 @@ def test_a_broken_picture_is_reported_before_anything_is_predicted(trained, pict
 
 def test_inference_without_pictures_or_weights_says_so(trained, pictures, tmp_path):
     nowhere = inference_settings(tmp_path, tmp_path / "nowhere", tmp_path / "out")
-    assert message_of("inference.json", kind="infer", **nowhere) == (
+    assert BUNDLE.message_of("inference.json", kind="infer", **nowhere) == (
         f"no folder '{tmp_path / 'nowhere'}'; give the folder that holds the images."
     )
-    message = message_of("inference.json", kind="infer", **inference_settings(tmp_path, pictures, tmp_path / "out"))
+    message = BUNDLE.message_of(
+        "inference.json", kind="infer", **inference_settings(tmp_path, pictures, tmp_path / "out")
+    )
     assert f"no checkpoint at '{tmp_path}/model.pt'" in message
     assert not (tmp_path / "out").exists()
 
@@ -524,11 +410,11 @@ def killed(lesions, tmp_path_factory):
         folder = tmp_path_factory.mktemp("killed")
         (folder / "kill.json").write_text(json.dumps(kill))
         common = settings(lesions, folder, epochs=4, **more)
-        started[name] = folder, start(PYTHON, [CONFIGS / "train.json", folder / "kill.json"], common)
+        started[name] = folder, BUNDLE.start(PYTHON, "train.json", folder / "kill.json", **common)
     found = {}
     for name, (folder, process) in started.items():
-        shown, _ = process.communicate(timeout=300)
-        assert process.returncode == -signal.SIGKILL, shown[-3000:]
+        status, shown, _ = finished(process)
+        assert status == -signal.SIGKILL, shown[-3000:]
         found[name] = folder, shown
     return found
 
@@ -537,13 +423,13 @@ def killed(lesions, tmp_path_factory):
 @pytest.mark.parametrize("name", STOPPED)
 def test_a_killed_run_goes_on_as_if_it_had_not_been(lesions, killed, tmp_path, name):
     more = {"epochs": 4, **STOPPED[name]}
-    run("train.json", **settings(lesions, tmp_path, **more))
+    BUNDLE.run("train.json", **settings(lesions, tmp_path, **more))
     folder, _ = killed[name]
-    states = {name: read(tmp_path / "models" / name) for name in files(tmp_path / "models")}
-    before = read(folder / "models" / "distilled_resume.pt")
+    states = {name: weights(tmp_path / "models" / name) for name in files(tmp_path / "models")}
+    before = weights(folder / "models" / "distilled_resume.pt")
     assert before["trainer"]["epoch"] == 2
 
-    flow = workflow("train.json", **settings(lesions, folder, **more, resume=True))
+    flow = BUNDLE.workflow("train.json", **settings(lesions, folder, **more, resume=True))
     flow.initialize()
     epochs = []
     trainer = flow.parser.get_parsed_content("train#trainer")
@@ -552,7 +438,10 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(lesions, killed, tmp_path, n
     assert epochs == [3, 4]
     assert files(folder / "models") == sorted(states)
     for name, state in states.items():
-        assert differing(read(folder / "models" / name), state) == [], name
+        assert differing(weights(folder / "models" / name), state) == [], name
+    histories = [table(path / "eval" / "distilled.history.csv") for path in (folder, tmp_path)]
+    assert histories[0] == histories[1]
+    assert [row["epoch"] for row in histories[0]] == ["1", "2", "3", "4"]
 
     # What is compared has changed in the epochs that were done twice.
     whole = states["distilled_resume.pt"]
@@ -578,7 +467,7 @@ def test_the_first_batch_shows_what_each_term_weighs(killed):
 
 
 def test_nothing_to_resume(lesions, tmp_path):
-    message = message_of("train.json", **settings(lesions, tmp_path, resume=True))
+    message = BUNDLE.message_of("train.json", **settings(lesions, tmp_path, resume=True))
     assert f"nothing to resume: there is no '{tmp_path}/models/distilled_resume.pt'" in message
     assert not list(tmp_path.rglob("*.pt"))
 
@@ -591,7 +480,7 @@ def test_another_run_is_not_resumed(lesions, trained, tmp_path):
         ({"epochs": 3}, "a schedule of fixed length can be neither extended nor cut"),
         ({"batch_size": 4}, "iterations in the file"),
     ):
-        message = message_of("train.json", **settings(lesions, tmp_path, **more, resume=True))
+        message = BUNDLE.message_of("train.json", **settings(lesions, tmp_path, **more, resume=True))
         assert "distilled_resume.pt" in message
         assert reason in message
     assert {name: (tmp_path / "models" / name).read_bytes() for name in files(tmp_path / "models")} == before
@@ -615,13 +504,13 @@ def test_two_processes_hold_the_same_networks_and_banks(lesions, tmp_path):
     (tmp_path / "override.json").write_text(json.dumps(override))
     common = settings(lesions, tmp_path, batch_size=3, labelled_fraction=0.5)
     common = {key: value for key, value in common.items() if key not in ("device", "ckpt_dir", "output_dir")}
-    paths = [CONFIGS / "train.json", CONFIGS / "multi_gpu_train.json", tmp_path / "override.json"]
-    status, shown = command(TORCHRUN, paths, common)
+    configs = ("train.json", "multi_gpu_train.json", tmp_path / "override.json")
+    status, shown, _ = BUNDLE.command(TORCHRUN, *configs, **common)
     assert status == 0, shown[-5000:]
     assert not (tmp_path / "1").exists()
     names = ["distilled_resume.pt", "distilled_resume.pt.previous", "model.pt", "teacher.pt"]
     assert files(tmp_path / "0" / "models") == names
-    one, two = (read(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    one, two = (weights(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert differing(one, two) == []
 
     items = ham10000_datalist(lesions, labelled_fraction=0.5)["training"]
@@ -641,7 +530,7 @@ def test_two_processes_hold_the_same_networks_and_banks(lesions, tmp_path):
 def test_a_missing_picture_is_one_clear_line_from_the_command_line(lesions, tmp_path):
     shutil.copytree(lesions, tmp_path / "data")
     (tmp_path / "data" / "images" / "ISIC_007.jpg").unlink()
-    status, shown = command(PYTHON, [CONFIGS / "train.json"], settings(tmp_path / "data", tmp_path))
+    status, shown, _ = BUNDLE.command(PYTHON, "train.json", **settings(tmp_path / "data", tmp_path))
     assert status == 1
     assert "Traceback" not in shown
     (line,) = [line for line in shown.splitlines() if line.startswith("error:")]
@@ -660,14 +549,14 @@ def test_broken_and_repeated_pictures_are_named_together(lesions, tmp_path):
     trained = [Path(item["image"]) for item in ham10000_datalist(data)["training"]]
     trained[0].write_bytes(trained[0].read_bytes()[:300])
     trained[1].write_bytes(b"")
-    message = message_of("train.json", **settings(data, tmp_path))
+    message = BUNDLE.message_of("train.json", **settings(data, tmp_path))
     assert trained[0].name in message
     assert trained[1].name in message
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_label_outside_the_classes(lesions, tmp_path):
-    message = message_of("train.json", **settings(lesions, tmp_path, class_names=["akiec", "bcc", "bkl"]))
+    message = BUNDLE.message_of("train.json", **settings(lesions, tmp_path, class_names=["akiec", "bcc", "bkl"]))
     assert "label must be an integer from 0 to 2, got" in message
     assert not any(tmp_path.iterdir())
 
@@ -676,7 +565,7 @@ def test_an_unknown_diagnosis(lesions, tmp_path):
     data = bad_data(tmp_path, lesions)
     file = data / "HAM10000_metadata.csv"
     file.write_text(file.read_text().replace(",nv", ",naevus", 1))
-    message = message_of("train.json", **settings(data, tmp_path))
+    message = BUNDLE.message_of("train.json", **settings(data, tmp_path))
     assert "'naevus'" in message
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -685,7 +574,7 @@ def test_a_class_without_training_pictures(lesions, tmp_path):
     datalist = ham10000_datalist(lesions)
     for index, item in enumerate(kept := [item for item in datalist["training"] if item["label"] != 3]):
         item["index"] = index
-    message = message_of("train.json", **settings(lesions, tmp_path, datalist={**datalist, "training": kept}))
+    message = BUNDLE.message_of("train.json", **settings(lesions, tmp_path, datalist={**datalist, "training": kept}))
     assert "no labelled item of class 3 of 7" in message
     assert files(tmp_path) == []
 
@@ -697,24 +586,24 @@ def test_an_index_that_is_not_the_memorys(shift, expected, lesions, tmp_path):
     datalist = ham10000_datalist(lesions)
     for item in datalist["training"]:
         item["index"] += shift
-    message = message_of("train.json", **settings(lesions, tmp_path, datalist=datalist))
+    message = BUNDLE.message_of("train.json", **settings(lesions, tmp_path, datalist=datalist))
     assert expected.format(count=len(datalist["training"])) in message
     assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_a_method_that_would_begin_after_the_training_says_so(lesions, tmp_path):
     with pytest.warns(UserWarning, match="begin with epoch 21, but the training ends with 1: lower first_epoch"):
-        run("train.json", **settings(lesions, tmp_path, epochs=1, first_epoch=21))
+        BUNDLE.run("train.json", **settings(lesions, tmp_path, epochs=1, first_epoch=21))
 
 
 def test_pictures_too_small_for_the_network(lesions, tmp_path):
-    message = message_of("train.json", **settings(lesions, tmp_path, image_size=4))
+    message = BUNDLE.message_of("train.json", **settings(lesions, tmp_path, image_size=4))
     assert "the student cannot take 'image' of shape (2, 3, 4, 4)" in message
     assert files(tmp_path) == []
 
 
 def test_a_missing_split_stops_before_training(lesions, tmp_path):
-    message = message_of("train.json", **settings(lesions, tmp_path, val_fraction=0.0))
+    message = BUNDLE.message_of("train.json", **settings(lesions, tmp_path, val_fraction=0.0))
     assert "no items in validation" in message
     assert not any(tmp_path.iterdir())
 
@@ -722,33 +611,26 @@ def test_a_missing_split_stops_before_training(lesions, tmp_path):
 def test_evaluation_of_another_checkpoint(lesions, trained, tmp_path):
     wide = {**NETWORK, "growth_rate": 8}
     common = {**settings(lesions, trained), "output_dir": str(tmp_path / "eval"), "network_def": wide}
-    message = message_of("train.json", "evaluate.json", **common)
+    message = BUNDLE.message_of("train.json", "evaluate.json", **common)
     assert "model.pt' does not fit DenseNet" in message
     common = settings(lesions, trained) | {"output_dir": str(tmp_path / "eval"), "checkpoint": "nothing.pt"}
-    assert "no checkpoint at" in message_of("train.json", "evaluate.json", **common)
+    assert "no checkpoint at" in BUNDLE.message_of("train.json", "evaluate.json", **common)
     common["checkpoint"] = "distilled_resume.pt"
-    assert "holds no state dict" in message_of("train.json", "evaluate.json", **common)
+    assert "holds no state dict" in BUNDLE.message_of("train.json", "evaluate.json", **common)
     assert files(tmp_path) == []
 
 
 # --- the documentation ----------------------------------------------------------------------------------------------
 
 
-def commands():
-    text = (BUNDLE / "docs" / "README.md").read_text()
-    blocks = re.findall(r"^```\n((?:python|torchrun) .*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line) for line in lines]
-
-
 def test_the_commands_of_the_readme_do_what_it_says(lesions, pictures, tmp_path, monkeypatch):
     """All but those of the demo and of several GPUs, in its order, in the folder of the bundle."""
-    shutil.copytree(BUNDLE, tmp_path / "bundle", ignore=shutil.ignore_patterns("models", "eval"))
+    shutil.copytree(BUNDLE.folder, tmp_path / "bundle", ignore=shutil.ignore_patterns("models", "eval"))
     monkeypatch.chdir(tmp_path / "bundle")
     places = {"DATA": str(lesions), "PICTURES": str(pictures)}
     tiny = {key: value for key, value in settings(lesions, tmp_path).items() if not key.endswith(("_dir", "_root"))}
     done = Counter()
-    for words in commands():
+    for words in BUNDLE.readme_commands():
         if words[0] == "torchrun" or "demo.json" in str(words):
             continue
         assert words[:2] == ["python", "-m"]
@@ -757,9 +639,8 @@ def test_the_commands_of_the_readme_do_what_it_says(lesions, pictures, tmp_path,
             done["report"] += 1
             continue
         assert words[2:4] == ["monai.bundle", "run"]
-        given = {key.removeprefix("--"): places.get(value, value) for key, value in zip(words[4::2], words[5::2])}
-        configs = given.pop("config_file")
-        configs = ast.literal_eval(configs) if configs.startswith("[") else [configs]
+        configs, given = files_and_keys(words)
+        given = {key: places.get(value, value) for key, value in given.items()}
         for key in {"resume", "saliency", "labelled_fraction"} & given.keys():
             given[key] = json.loads(given[key])
         given.pop("backbone_checkpoint", None)
@@ -776,6 +657,8 @@ def test_the_commands_of_the_readme_do_what_it_says(lesions, pictures, tmp_path,
     assert {"tenth/models/model.pt", "tenth/models/teacher.pt"} < made
     for name in ("baseline", "mean_teacher", "model", "teacher", "mean_teacher_ema"):
         assert f"models/{name}.pt" in made
+    for name in ("baseline", "distilled", "mean_teacher"):
+        assert f"eval/{name}.history.csv" in made
     for name in ("baseline", "distilled", "teacher"):
         assert {f"eval/{name}.{end}" for end in ("evaluation.json", "classes.csv", "predictions.csv")} < made
     assert {"eval/report.md", "predictions/predictions.csv", "eval/distilled.classes_confusion.csv"} < made
@@ -802,8 +685,8 @@ def test_an_epoch_on_real_pictures(tmp_path):
         writer.writeheader()
         writer.writerows(found)
     common = settings(tmp_path / "data", tmp_path, epochs=1, first_epoch=1)
-    run("train.json", **common)
-    run("train.json", "evaluate.json", **common)
+    BUNDLE.run("train.json", **common)
+    BUNDLE.run("train.json", "evaluate.json", **common)
     evaluation = load_evaluations(tmp_path / "eval")["distilled"]
     assert evaluation.cases == len(ham10000_datalist(tmp_path / "data")["test"])
     assert 0 <= evaluation.scores["accuracy"] <= 1

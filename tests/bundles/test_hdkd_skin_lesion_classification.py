@@ -1,25 +1,16 @@
 """The HDKD bundle from end to end on a handful of generated pictures, with tiny networks."""
 
-import ast
-import csv
 import json
-import logging
 import os
 import re
-import shlex
-import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-import monai_kd
 from monai_kd.data import (
     BRAIN_MRI_CLASSES,
     HAM10000_CLASSES,
@@ -29,15 +20,14 @@ from monai_kd.data import (
     make_brain_mri_images,
     make_lesion_images,
 )
-from monai_kd.errors import user_message
 from monai_kd.networks import HDKDStudent, HDKDTeacher
 from monai_kd.report import load_evaluations
 from monai_kd.report.__main__ import main as report
 
+from .running import PYTHON, TORCHRUN, Bundle, differing, files, normalised, seen, standardised, table, weights
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-BUNDLE = Path(monai_kd.__file__).parents[1] / "bundles" / "hdkd_skin_lesion_classification"
-CONFIGS = BUNDLE / "configs"
 STUDENT = {"channels": [4, 6, 8, 16], "depths": [1, 1, 1, 1], "num_heads": 2, "dim_head": 4}
 TEACHER = {"channels": [4, 6, 8], "depths": [2, 1, 2], "hidden_size": 8}
 TINY = {f"network_def#{key}": value for key, value in STUDENT.items()}
@@ -45,28 +35,15 @@ TINY_TEACHER = {f"teacher_def#{key}": value for key, value in TEACHER.items()}
 TERMS = ["soft_target", "feature_stage1", "feature_stage2", "feature_stage3"]
 
 
-@contextmanager
-def same_hooks():
-    """A bundle's ``initialize`` shortens the program's error messages."""
-    hook, factory = sys.excepthook, logging.getLogRecordFactory()
-    yield
-    sys.excepthook = hook
-    logging.setLogRecordFactory(factory)
+class HDKD(Bundle):
+    def workflow(self, *names, **overrides):
+        """``teacher.json`` takes the teacher as the network."""
+        if "teacher.json" in names:
+            overrides = {key: value for key, value in overrides.items() if key not in TINY}
+        return super().workflow(*names, **overrides)
 
 
-@pytest.fixture(autouse=True)
-def keep_the_hooks():
-    with same_hooks():
-        yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums in the order of the processes that the tests start."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+BUNDLE = HDKD("hdkd_skin_lesion_classification")
 
 
 # --- pictures and runs ----------------------------------------------------------------------------------------------
@@ -89,77 +66,17 @@ def lesions(tmp_path_factory):
 
 def settings(data, folder, **more):
     return {
-        "bundle_root": str(BUNDLE),
-        "dataset_dir": str(data),
-        "ckpt_dir": str(folder / "models"),
-        "output_dir": str(folder / "eval"),
-        "device": "cpu",
+        **BUNDLE.places(data, folder),
         "image_size": 32,
         "epochs": 2,
         "batch_size": 8,
         "learning_rate": 0.001,
         "key_score": "macro_auc",  # of so few pictures the finest
-        "num_workers": 0,
         "log_interval": 1000,
         **TINY,
         **TINY_TEACHER,
         **more,
     }
-
-
-def for_teacher(values):
-    """``teacher.json`` takes the teacher as the network."""
-    return {key: value for key, value in values.items() if key not in TINY}
-
-
-def workflow(*names, kind="train", **overrides):
-    return ConfigWorkflow(
-        config_file=[str(CONFIGS / name) for name in names],
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        **(for_teacher(overrides) if "teacher.json" in names else overrides),
-    )
-
-
-def run(*names, kind="train", **overrides):
-    flow = workflow(*names, kind=kind, **overrides)
-    flow.initialize()
-    flow.run()
-    flow.finalize()
-    return flow
-
-
-def unstarted(*names, **overrides):
-    flow = workflow(*names, **overrides)
-    flow.parser["initialize"] = []
-    flow.initialize()
-    return flow.parser
-
-
-def command(launcher, configs, overrides):
-    """Exit status and output of a bundle that runs in processes of its own."""
-    words = [*launcher, "-m", "monai.bundle", "run", "--config_file", str([str(path) for path in configs])]
-    words += ["--logging_file", "False", "--meta_file", str(CONFIGS / "metadata.json")]
-    for key, value in overrides.items():
-        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    return done.returncode, done.stdout + done.stderr
-
-
-PYTHON = [sys.executable, "-W", "ignore"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-
-
-def message_of(*names, kind="train", **overrides):
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        run(*names, kind=kind, **overrides)
-    return user_message(caught.value)
-
-
-def read(path):
-    return torch.load(path, weights_only=True)
 
 
 def plain_student(distill_token=True, classes=7):
@@ -170,34 +87,14 @@ def plain_teacher(classes=7):
     return HDKDTeacher(2, 3, classes, **TEACHER)
 
 
-def differing(a, b, where=""):
-    """Where two states are not bit-equal."""
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return [found for key in a for found in differing(a[key], b[key], f"{where}/{key}")]
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        return [found for i, pair in enumerate(zip(a, b)) for found in differing(*pair, f"{where}/{i}")]
-    equal = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
-    return [] if equal else [where]
-
-
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture(scope="module")
 def trained(lesions, tmp_path_factory):
     """The three runs in one folder, and the teacher's file and weights around the distillation."""
     folder = tmp_path_factory.mktemp("trained")
-    with same_hooks():
-        for more in (["teacher.json"], ["baseline.json"]):
-            run("train.json", *more, **settings(lesions, folder))
-        before = (folder / "models" / "teacher.pt").read_bytes()
-        flow = run("train.json", **settings(lesions, folder))
+    for more in (["teacher.json"], ["baseline.json"]):
+        BUNDLE.run("train.json", *more, **settings(lesions, folder))
+    before = (folder / "models" / "teacher.pt").read_bytes()
+    flow = BUNDLE.run("train.json", **settings(lesions, folder))
     return folder, before, flow
 
 
@@ -211,14 +108,14 @@ def test_checkpoints_load_into_plain_networks(trained):
         "baseline.pt": plain_student(distill_token=False),
         "model.pt": plain_student(),
     }.items():
-        network.load_state_dict(read(folder / "models" / name), strict=True)
+        network.load_state_dict(weights(folder / "models" / name), strict=True)
 
 
 def test_the_teacher_stays_as_it_was(trained):
     folder, before, flow = trained
     assert (folder / "models" / "teacher.pt").read_bytes() == before
     network = flow.parser.get_parsed_content("teacher").network
-    assert differing(dict(network.state_dict()), read(folder / "models" / "teacher.pt")) == []
+    assert differing(dict(network.state_dict()), weights(folder / "models" / "teacher.pt")) == []
     assert not network.training
     optimised = {id(p) for p in flow.parser.get_parsed_content("parameters")}
     assert not any(id(p) in optimised for p in network.parameters())
@@ -235,7 +132,7 @@ def test_every_term_is_in_the_loss(trained):
 
 
 def test_equal_weights_of_the_classes(lesions, trained):
-    parser = unstarted("train.json", **settings(lesions, trained[0], **{"loss_function#weight": "$None"}))
+    parser = BUNDLE.unstarted("train.json", **settings(lesions, trained[0], **{"loss_function#weight": "$None"}))
     assert parser.get_parsed_content("loss_function").weight is None
 
 
@@ -248,7 +145,7 @@ def test_equal_weights_of_the_classes(lesions, trained):
     ],
 )
 def test_keys_of_the_ablations(lesions, trained, more, names):
-    parser = unstarted("train.json", **settings(lesions, trained[0], **more))
+    parser = BUNDLE.unstarted("train.json", **settings(lesions, trained[0], **more))
     assert [term.name for term in parser.get_parsed_content("terms")] == names
     assert (parser.get_parsed_content("network_def").head_distill is None) == (more.get("alpha") == 0)
     assert parser.get_parsed_content("task_weight") == 1 - more.get("alpha", 0.5)
@@ -259,8 +156,8 @@ def test_silent_terms_are_the_baseline_bit_for_bit(lesions, trained, tmp_path):
     folder, _, _ = trained
     silent = "$[setattr(term, 'weight', 0.0) or term for term in hdkd_terms(7, alpha=0.0)]"
     common = settings(lesions, tmp_path, terms=silent, task_weight=1.0, distill_token=False)
-    run("train.json", **common, teacher_checkpoint=str(folder / "models" / "teacher.pt"))
-    assert differing(read(tmp_path / "models" / "model.pt"), read(folder / "models" / "baseline.pt")) == []
+    BUNDLE.run("train.json", **common, teacher_checkpoint=str(folder / "models" / "teacher.pt"))
+    assert differing(weights(tmp_path / "models" / "model.pt"), weights(folder / "models" / "baseline.pt")) == []
 
 
 def test_distillation_changes_the_student(lesions, trained, tmp_path):
@@ -268,7 +165,7 @@ def test_distillation_changes_the_student(lesions, trained, tmp_path):
     common = settings(lesions, tmp_path, epochs=1, teacher_checkpoint=str(folder / "models" / "teacher.pt"))
     states = []
     for weight in (10.0, 0.0):
-        flow = run("train.json", **common, feature_weight=weight)
+        flow = BUNDLE.run("train.json", **common, feature_weight=weight)
         states.append(dict(flow.parser.get_parsed_content("network_def").state_dict()))
     assert "/stage1.0.0.weight" in differing(*states)
 
@@ -279,13 +176,13 @@ def test_unlabelled_pictures_teach(lesions, trained, tmp_path):
     common["teacher_checkpoint"] = str(folder / "models" / "teacher.pt")
     states = []
     for more in ({}, {"unlabelled_loader": None}):
-        flow = run("train.json", **common, **more)
+        flow = BUNDLE.run("train.json", **common, **more)
         states.append(dict(flow.parser.get_parsed_content("network_def").state_dict()))
     assert "/stage1.0.0.weight" in differing(*states)
 
 
 def test_biases_and_norms_do_not_decay(lesions, trained):
-    parser = unstarted("train.json", **settings(lesions, trained[0]))
+    parser = BUNDLE.unstarted("train.json", **settings(lesions, trained[0]))
     decayed, kept = parser.get_parsed_content("optimizer").param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.05, 0.0)
     network = parser.get_parsed_content("network")
@@ -295,7 +192,7 @@ def test_biases_and_norms_do_not_decay(lesions, trained):
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_minimum(lesions, trained):
-    parser = unstarted("train.json", **settings(lesions, trained[0], epochs=30, learning_rate=5e-5))
+    parser = BUNDLE.unstarted("train.json", **settings(lesions, trained[0], epochs=30, learning_rate=5e-5))
     optimizer, scheduler = (parser.get_parsed_content(name) for name in ("optimizer", "lr_scheduler"))
     rates = []
     for _ in range(31):
@@ -310,7 +207,7 @@ def test_the_learning_rate_warms_up_and_falls_to_its_minimum(lesions, trained):
 def test_the_teacher_is_trained_with_adam_at_a_constant_rate(lesions, tmp_path):
     values = settings(lesions, tmp_path)
     del values["learning_rate"]
-    parser = unstarted("train.json", "teacher.json", **values)
+    parser = BUNDLE.unstarted("train.json", "teacher.json", **values)
     optimizer = parser.get_parsed_content("optimizer")
     assert type(optimizer) is torch.optim.Adam
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.001, 0.0)]
@@ -322,36 +219,19 @@ def test_the_teacher_is_trained_with_adam_at_a_constant_rate(lesions, tmp_path):
 
 def test_training_pictures_are_augmented_and_cached_ones_are_not(lesions, trained):
     """Every epoch draws anew; without augmentation a picture is what the network validates on, or its mirror image."""
-    parser = unstarted("train.json", **settings(lesions, trained[0]))
+    parser = BUNDLE.unstarted("train.json", **settings(lesions, trained[0]))
     dataset = parser.get_parsed_content("train#dataset")
     first, second = (dataset[0]["image"] for _ in range(2))
     assert first.shape == (3, 32, 32)
     assert first.dtype == torch.float32
     assert not torch.equal(first, second)
     still = {"rotation": 0.0, "brightness": 0.0, "contrast": 0.0, "sharpen_prob": 0.0, "blur": [1e-3, 1e-3]}
-    parser = unstarted("train.json", **settings(lesions, trained[0], **still))
+    parser = BUNDLE.unstarted("train.json", **settings(lesions, trained[0], **still))
     item, listed = parser.get_parsed_content("train#dataset")[0], parser.get_parsed_content("labelled")[0]
     picture = normalised(listed["image"])
     flipped = [picture, picture.flip(1), picture.flip(2), picture.flip(1, 2)]
     assert any(torch.allclose(item["image"], view, atol=1e-3) for view in flipped)
     assert sorted(item) == ["image", "label"]
-
-
-def normalised(path, size=32):
-    """What the network sees of a file, made without MONAI."""
-    return standardised(torch.from_numpy(seen(path, size)))
-
-
-def standardised(picture):
-    """A picture of 8 bits, (3, H, W), less ImageNet's mean, in its standard deviations."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
-    return (picture.float() - mean) / std
-
-
-def seen(path, size=32):
-    """A file in the network's size, uint8 (3, size, size), made without MONAI."""
-    pixels = torch.from_numpy(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1).float()
-    return torch.nn.functional.interpolate(pixels[None], size=(size, size), mode="area")[0].to(torch.uint8).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +245,9 @@ SMOTE = {"smote_neighbors": 1, "smote_targets": {"df": 8, "vasc": 20}}
 
 def test_synthetic_pictures_are_trained_on_as_the_others(unbalanced, trained):
     """They count in weights and steps, and are augmented; nothing is made of what is not trained on."""
-    parser = unstarted("train.json", "smote.json", **settings(unbalanced, trained[0], **SMOTE, labelled_fraction=0.7))
+    parser = BUNDLE.unstarted(
+        "train.json", "smote.json", **settings(unbalanced, trained[0], **SMOTE, labelled_fraction=0.7)
+    )
     content = parser.get_parsed_content
     labelled, synthetic, dataset = (content(name) for name in ("labelled", "synthetic", "train#dataset"))
     datalist = ham10000_datalist(unbalanced, labelled_fraction=0.7)
@@ -381,7 +263,7 @@ def test_synthetic_pictures_are_trained_on_as_the_others(unbalanced, trained):
     assert len(dataset) == len(labelled)
     assert content("epoch_length") == -(-(len(datalist["training"]) + len(synthetic)) // 8)
     assert len(content("validate#dataset")) == len(datalist["validation"])
-    files_of_df = np.stack([seen(item["image"]) for item in listed if item["label"] == 3])
+    files_of_df = np.stack([seen(item["image"]).numpy() for item in listed if item["label"] == 3])
     for index, item in enumerate(synthetic):
         if item["label"] == 3:
             assert (item["image"] >= files_of_df.min(0)).all()
@@ -395,7 +277,7 @@ def test_synthetic_pictures_are_trained_on_as_the_others(unbalanced, trained):
         )
     assert sorted(first) == sorted(dataset[0])
     still = {"rotation": 0.0, "brightness": 0.0, "contrast": 0.0, "sharpen_prob": 0.0, "blur": [1e-3, 1e-3]}
-    parser = unstarted("train.json", "smote.json", **settings(unbalanced, trained[0], **SMOTE, **still))
+    parser = BUNDLE.unstarted("train.json", "smote.json", **settings(unbalanced, trained[0], **SMOTE, **still))
     picture = standardised(torch.from_numpy(parser.get_parsed_content("synthetic")[0]["image"]))
     dataset, files = (parser.get_parsed_content(name) for name in ("train#dataset", "originals"))
     flipped = [picture, picture.flip(1), picture.flip(2), picture.flip(1, 2)]
@@ -406,33 +288,33 @@ def test_a_stopped_run_with_synthetic_pictures_goes_on_as_if_it_had_not_been(unb
     """They are the same when made again, and drawn in the same order."""
     names, more = ("train.json", "smote.json", "teacher.json"), {**SMOTE, "epochs": 2}
     whole, halves = (tmp_path / name for name in ("whole", "halves"))
-    run(*names, **settings(unbalanced, whole, **more))
-    flow = workflow(*names, **settings(unbalanced, halves, **more))
+    BUNDLE.run(*names, **settings(unbalanced, whole, **more))
+    flow = BUNDLE.workflow(*names, **settings(unbalanced, halves, **more))
     flow.initialize()
     trainer = flow.parser.get_parsed_content("train#trainer")
     trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), lambda engine: engine.terminate())
     flow.run()
     assert trainer.state.epoch == 1
-    run(*names, **settings(unbalanced, halves, **more, resume=True))
+    BUNDLE.run(*names, **settings(unbalanced, halves, **more, resume=True))
     for name in ("teacher.pt", "teacher_resume.pt"):
-        assert differing(read(halves / "models" / name), read(whole / "models" / name)) == [], name
+        assert differing(weights(halves / "models" / name), weights(whole / "models" / name)) == [], name
 
 
 def test_synthetic_pictures_change_the_student_and_not_the_evaluation(unbalanced, tmp_path):
     states, common = [], settings(unbalanced, tmp_path, **TINY_TEACHER, epochs=1)
-    run("train.json", "smote.json", "teacher.json", **common, **SMOTE)
+    BUNDLE.run("train.json", "smote.json", "teacher.json", **common, **SMOTE)
     for more, keys in ((["smote.json"], SMOTE), ([], {"epoch_length": 13})):
-        flow = run("train.json", *more, **common, **keys)
+        flow = BUNDLE.run("train.json", *more, **common, **keys)
         states.append(dict(flow.parser.get_parsed_content("network_def").state_dict()))
     assert "/stage1.0.0.weight" in differing(*states)
-    flow = workflow("train.json", "smote.json", "evaluate.json", **common, synthetic="$1 / 0")  # not made
+    flow = BUNDLE.workflow("train.json", "smote.json", "evaluate.json", **common, synthetic="$1 / 0")  # not made
     flow.initialize()
     flow.run()
     assert load_evaluations(tmp_path / "eval")["distilled"].cases == len(ham10000_datalist(unbalanced)["test"])
 
 
 def test_too_few_pictures_for_smote(unbalanced, tmp_path):
-    message = message_of("train.json", "smote.json", "teacher.json", **settings(unbalanced, tmp_path))
+    message = BUNDLE.message_of("train.json", "smote.json", "teacher.json", **settings(unbalanced, tmp_path))
     assert "classes with too few labelled pictures for k_neighbors=5" in message
     assert "lower k_neighbors" in message
     assert files(tmp_path) == []
@@ -441,11 +323,11 @@ def test_too_few_pictures_for_smote(unbalanced, tmp_path):
 def test_brain_slices_teach_four_classes(tmp_path):
     root = make_brain_mri_images(tmp_path / "slices", count=40, size=32)
     common = settings(root, tmp_path, epochs=1)
-    run("train.json", "brain_mri.json", "teacher.json", **common)
-    run("train.json", "brain_mri.json", **common)
-    run("train.json", "brain_mri.json", "evaluate.json", **common)
-    plain_student(classes=4).load_state_dict(read(tmp_path / "models" / "model.pt"), strict=True)
-    plain_teacher(classes=4).load_state_dict(read(tmp_path / "models" / "teacher.pt"), strict=True)
+    BUNDLE.run("train.json", "brain_mri.json", "teacher.json", **common)
+    BUNDLE.run("train.json", "brain_mri.json", **common)
+    BUNDLE.run("train.json", "brain_mri.json", "evaluate.json", **common)
+    plain_student(classes=4).load_state_dict(weights(tmp_path / "models" / "model.pt"), strict=True)
+    plain_teacher(classes=4).load_state_dict(weights(tmp_path / "models" / "teacher.pt"), strict=True)
     found = load_evaluations(tmp_path / "eval")["distilled"]
     assert found.cases == len(brain_mri_datalist(root)["test"])
     assert {f"recall_{name}" for name in BRAIN_MRI_CLASSES} < set(found.scores)
@@ -454,9 +336,9 @@ def test_brain_slices_teach_four_classes(tmp_path):
 def test_demo_settings_fit_training_and_evaluation(tmp_path, monkeypatch):
     """Every stage of the demo resolves, on fewer and smaller pictures and one epoch."""
     monkeypatch.chdir(tmp_path)
-    short = {"bundle_root": str(BUNDLE), "device": "cpu", "images": 110, "image_size": 32, "epochs": 1}
+    short = {"bundle_root": str(BUNDLE.folder), "device": "cpu", "images": 110, "image_size": 32, "epochs": 1}
     for more in (["teacher.json"], ["baseline.json"], [], ["evaluate.json"]):
-        run("train.json", "demo.json", *more, **short)
+        BUNDLE.run("train.json", "demo.json", *more, **short)
     assert set(load_evaluations(tmp_path / "demo_output" / "hdkd_eval")) == {"distilled"}
     assert {"model.pt", "teacher.pt", "baseline.pt"} < set(files(tmp_path / "demo_output" / "hdkd_models"))
     assert not list(tmp_path.glob("models")) + list(tmp_path.glob("eval"))
@@ -474,13 +356,13 @@ def test_evaluation_scores_what_the_networks_say(lesions, trained, capsys):
     }
     items = ham10000_datalist(lesions)["test"]
     for name, (network, checkpoint) in networks.items():
-        run(
+        BUNDLE.run(
             "train.json",
             *([] if name == "distilled" else [f"{name}.json"]),
             "evaluate.json",
             **settings(lesions, folder),
         )
-        network.load_state_dict(read(folder / "models" / checkpoint))
+        network.load_state_dict(weights(folder / "models" / checkpoint))
         rows = table(folder / "eval" / f"{name}.predictions.csv")
         assert [row["image"] for row in rows] == [item["image"] for item in items]
         with torch.no_grad():
@@ -512,11 +394,11 @@ def test_inference_writes_what_the_network_says(lesions, trained, tmp_path, chec
     kept = {"bundle_root", "dataset_dir", "ckpt_dir", "output_dir", "device", "image_size", "num_workers", *TINY}
     common = {key: value for key, value in common.items() if key in kept}
     more = {"checkpoint": checkpoint, "distill_token": distill_token, "saliency": saliency}
-    run("inference.json", kind="infer", **common, **more)
+    BUNDLE.run("inference.json", kind="infer", **common, **more)
     rows = table(tmp_path / "out" / "predictions.csv")
     assert sorted(row["image"] for row in rows) == files(pictures)
     network = plain_student(distill_token).eval()
-    network.load_state_dict(read(folder / "models" / checkpoint))
+    network.load_state_dict(weights(folder / "models" / checkpoint))
     for row in rows:
         with torch.no_grad():
             expected = network(normalised(pictures / row["image"])[None]).softmax(dim=1)[0]
@@ -534,8 +416,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(lesions, trained, tmp_path)
     folder, _, _ = trained
     more = {"teacher_checkpoint": str(folder / "models" / "teacher.pt"), "epochs": 4, "labelled_fraction": 0.5}
     whole, halves = (tmp_path / name for name in ("whole", "halves"))
-    run("train.json", **settings(lesions, whole, **more))
-    flow = workflow("train.json", **settings(lesions, halves, **more))
+    BUNDLE.run("train.json", **settings(lesions, whole, **more))
+    flow = BUNDLE.workflow("train.json", **settings(lesions, halves, **more))
     flow.initialize()
     trainer = flow.parser.get_parsed_content("train#trainer")
 
@@ -545,22 +427,25 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(lesions, trained, tmp_path)
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2 * trainer.state.epoch_length + 1), fail)
     with pytest.raises(KeyboardInterrupt):
         flow.run()
-    before = read(halves / "models" / "distilled_resume.pt")
+    before = weights(halves / "models" / "distilled_resume.pt")
     assert before["trainer"]["epoch"] == 2
-    run("train.json", **settings(lesions, halves, **more, resume=True))
+    BUNDLE.run("train.json", **settings(lesions, halves, **more, resume=True))
     names = ["distilled_resume.pt", "distilled_resume.pt.previous", "model.pt"]
     assert files(halves / "models") == files(whole / "models") == names
     for name in names:
-        assert differing(read(halves / "models" / name), read(whole / "models" / name)) == [], name
-    changed = differing(before["objects"], read(whole / "models" / "distilled_resume.pt")["objects"])
+        assert differing(weights(halves / "models" / name), weights(whole / "models" / name)) == [], name
+    histories = [table(folder / "eval" / "distilled.history.csv") for folder in (halves, whole)]
+    assert histories[0] == histories[1]
+    assert [row["epoch"] for row in histories[0]] == ["1", "2", "3", "4"]
+    changed = differing(before["objects"], weights(whole / "models" / "distilled_resume.pt")["objects"])
     for part in ("network/", "optimizer/", "lr_scheduler/"):
         assert any(key.startswith(f"/{part}") for key in changed)
 
 
 def test_a_run_of_another_length_is_not_resumed(lesions, trained):
-    message = message_of("train.json", **settings(lesions, trained[0], epochs=3, resume=True))
+    message = BUNDLE.message_of("train.json", **settings(lesions, trained[0], epochs=3, resume=True))
     assert "'warmup_schedule' was planned with total_iters=1, here with 2" in message
-    message = message_of("train.json", **settings(lesions, trained[0], epochs=3, warmup_epochs=1, resume=True))
+    message = BUNDLE.message_of("train.json", **settings(lesions, trained[0], epochs=3, warmup_epochs=1, resume=True))
     assert "'cosine_schedule' was planned with T_max=1, here with 2" in message
 
 
@@ -581,13 +466,12 @@ def test_two_processes_hold_the_same_network(lesions, trained, tmp_path, more):
     common = settings(lesions, tmp_path, batch_size=3, labelled_fraction=0.5, **more)
     common["teacher_checkpoint"] = str(folder / "models" / "teacher.pt")
     common = {key: value for key, value in common.items() if key not in ("device", "ckpt_dir", "output_dir")}
-    names = ["train.json", "multi_gpu_train.json", *["smote.json"] * bool(more)]
-    paths = [*(CONFIGS / name for name in names), tmp_path / "override.json"]
-    status, shown = command(TORCHRUN, paths, common)
+    names = ["train.json", "multi_gpu_train.json", *["smote.json"] * bool(more), tmp_path / "override.json"]
+    status, shown, _ = BUNDLE.command(TORCHRUN, *names, **common)
     assert status == 0, shown[-5000:]
     assert not (tmp_path / "1").exists()
     assert "model.pt" in files(tmp_path / "0" / "models")
-    one, two = (read(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    one, two = (weights(tmp_path / f"{rank}.pt") for rank in (0, 1))
     trained_parts = {
         key for key in one if "running" not in key and "tracked" not in key
     }  # statistics are a process's own
@@ -600,7 +484,7 @@ def test_two_processes_hold_the_same_network(lesions, trained, tmp_path, more):
 def test_a_teacher_of_another_network_is_one_clear_line_from_the_command_line(lesions, trained, tmp_path):
     folder, _, _ = trained
     wrong = settings(lesions, tmp_path, teacher_checkpoint=str(folder / "models" / "baseline.pt"))
-    status, shown = command(PYTHON, [CONFIGS / "train.json"], wrong)
+    status, shown, _ = BUNDLE.command(PYTHON, "train.json", **wrong)
     assert status == 1
     assert "Traceback" not in shown
     (line,) = [line for line in shown.splitlines() if line.startswith("error:")]
@@ -609,7 +493,7 @@ def test_a_teacher_of_another_network_is_one_clear_line_from_the_command_line(le
 
 
 def test_a_missing_teacher_says_what_to_do(lesions, tmp_path):
-    message = message_of("train.json", **settings(lesions, tmp_path))
+    message = BUNDLE.message_of("train.json", **settings(lesions, tmp_path))
     assert message.startswith(f"no checkpoint at '{tmp_path}/models/teacher.pt'. Train one first")
     assert files(tmp_path) == []
 
@@ -618,7 +502,7 @@ def test_stages_of_other_channels_are_refused(lesions, trained, tmp_path):
     folder, _, _ = trained
     common = settings(lesions, tmp_path, teacher_checkpoint=str(folder / "models" / "teacher.pt"))
     common["network_def#channels"] = [4, 6, 12, 16]
-    message = message_of("train.json", **common)
+    message = BUNDLE.message_of("train.json", **common)
     assert "feature_stage3" in message
     assert files(tmp_path) == []
 
@@ -626,48 +510,31 @@ def test_stages_of_other_channels_are_refused(lesions, trained, tmp_path):
 def test_any_image_size_trains(lesions, trained, tmp_path):
     folder, _, _ = trained
     more = {"image_size": 40, "epochs": 1, "teacher_checkpoint": str(folder / "models" / "teacher.pt")}
-    run("train.json", **settings(lesions, tmp_path, **more))
-    HDKDStudent(2, 3, 7, 40, **STUDENT).load_state_dict(read(tmp_path / "models" / "model.pt"))
+    BUNDLE.run("train.json", **settings(lesions, tmp_path, **more))
+    HDKDStudent(2, 3, 7, 40, **STUDENT).load_state_dict(weights(tmp_path / "models" / "model.pt"))
 
 
 # --- the documentation ----------------------------------------------------------------------------------------------
 
 
-def commands():
-    text = (BUNDLE / "docs" / "README.md").read_text()
-    blocks = re.findall(r"^```\n((?:python|torchrun) .*?)^```", text, re.MULTILINE | re.DOTALL)
-    return [shlex.split(line) for line in "".join(blocks).replace("\\\n", " ").splitlines()]
-
-
-def own_keys(name):
-    return set(json.loads((CONFIGS / name).read_text()))
-
-
 def test_the_commands_of_the_readme_give_keys_that_exist():
-    found = 0
-    for words in commands():
-        if "monai_kd.report" in words:
-            continue
-        options = words[words.index("run") + 1 :]
-        given = {key.removeprefix("--"): value for key, value in zip(options[::2], options[1::2])}
-        configs = given.pop("config_file")
-        configs = ast.literal_eval(configs) if configs.startswith("[") else [configs]
-        assert all((BUNDLE / config).is_file() for config in configs)
-        known = set().union(*(own_keys(Path(config).name) for config in configs))
+    runs = BUNDLE.readme_runs()
+    assert len(runs) == 20
+    for configs, given in runs:
+        assert all((BUNDLE.folder / config).is_file() for config in configs)
+        known = set().union(*(BUNDLE.own_keys(Path(config).name) for config in configs))
         assert [key for key in given if key.split("#")[0] not in known] == []
         assert not {"false", "null"} & set(given.values())  # words to the command line, not what they say
-        found += 1
-    assert found == 20
 
 
 def test_the_table_of_the_readme_has_every_key():
-    text = (BUNDLE / "docs" / "README.md").read_text()
+    text = BUNDLE.readme()
     listed = {key for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
-    assert own_keys("train.json") - listed == {"imports", "initialize", "run"}
-    assert own_keys("smote.json") - listed == {"train#dataset"}
+    assert BUNDLE.own_keys("train.json") - listed == {"imports", "initialize", "run"}
+    assert BUNDLE.own_keys("smote.json") - listed == {"train#dataset"}
     prose = set(re.findall(r"`(\w+)`", text[text.index("`inference.json` has") :]))
     parts = {"preprocessing", "dataset", "dataloader", "inferer", "postprocessing", "handlers", "evaluator"}
-    assert own_keys("inference.json") - prose == {"imports", "initialize", "run", *parts}
+    assert BUNDLE.own_keys("inference.json") - prose == {"imports", "initialize", "run", *parts}
 
 
 # --- real slices ----------------------------------------------------------------------------------------------------
@@ -679,9 +546,9 @@ def test_an_epoch_on_real_slices(tmp_path):
         pytest.skip("set MONAI_KD_DATA to the folder that holds brain_tumor_mri")
     root = Path(os.environ["MONAI_KD_DATA"]) / "brain_tumor_mri"
     common = settings(root, tmp_path, epochs=1, batch_size=32)
-    run("train.json", "brain_mri.json", "teacher.json", **common)
-    run("train.json", "brain_mri.json", **common)
-    run("train.json", "brain_mri.json", "evaluate.json", **common)
+    BUNDLE.run("train.json", "brain_mri.json", "teacher.json", **common)
+    BUNDLE.run("train.json", "brain_mri.json", **common)
+    BUNDLE.run("train.json", "brain_mri.json", "evaluate.json", **common)
     found = load_evaluations(tmp_path / "eval")["distilled"]
     assert found.cases == len(brain_mri_datalist(root)["test"])
     assert 0 <= found.scores["accuracy"] <= 1

@@ -1,10 +1,7 @@
 """The two HLFD bundles from end to end on generated anatomy, with tiny networks."""
 
 import json
-import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -12,16 +9,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 from monai.networks.nets import DynUNet
 
 import monai_kd
 from monai_kd.data import make_ct_cases
-from monai_kd.errors import user_message
 from monai_kd.report import load_evaluations
 
-BUNDLES = Path(monai_kd.__file__).parents[1] / "bundles"
+from .running import PYTHON, TORCHRUN, Bundle, differing, files, table, weights
+
 ORGANS = ["kidney", "liver"]
+BUNDLES = {organ: Bundle(f"hlfd_{organ}_tumor_segmentation") for organ in ORGANS}
 STRIDES = [1, 2, 2]
 SMALL = {
     "strides": STRIDES,
@@ -33,18 +31,6 @@ SMALL = {
 TEACHER_FILTERS = [8, 8, 16]
 AS_TEACHER = {"network_def": "@teacher_def"}
 ABLATIONS = ["attention", "dkd", "hifd", "ifd", "skd", "soft_targets"]
-
-
-def configs(organ):
-    return BUNDLES / f"hlfd_{organ}_tumor_segmentation" / "configs"
-
-
-@pytest.fixture(autouse=True)
-def keep_the_hooks(monkeypatch):
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    factory = logging.getLogRecordFactory()
-    yield
-    logging.setLogRecordFactory(factory)
 
 
 @pytest.fixture(scope="module", params=ORGANS)
@@ -72,37 +58,14 @@ def cases(organ, tmp_path_factory):
 
 def settings(organ, cases, folder, **more):
     return {
-        "bundle_root": str(configs(organ).parent),
-        "dataset_dir": str(cases),
-        "ckpt_dir": str(folder / "models"),
-        "output_dir": str(folder / "eval"),
-        "device": "cpu",
+        **BUNDLES[organ].places(cases, folder),
         "epochs": 1,
         "epoch_length": 2,
-        "num_workers": 0,
         "learning_rate": 0.003,
         **SMALL,
         "teacher_def#filters": TEACHER_FILTERS,
         **more,
     }
-
-
-def workflow(organ, *names, kind="train", **overrides):
-    return ConfigWorkflow(
-        config_file=[str(configs(organ) / name) for name in names],
-        meta_file=str(configs(organ) / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        **overrides,
-    )
-
-
-def run(organ, *names, kind="train", **overrides):
-    flow = workflow(organ, *names, kind=kind, **overrides)
-    flow.initialize()
-    flow.run()
-    flow.finalize()
-    return flow
 
 
 def as_teacher(common):
@@ -115,17 +78,10 @@ def trained(organ, cases, tmp_path_factory):
     """Teacher, baseline and distilled student, trained once."""
     folder = tmp_path_factory.mktemp("trained")
     common = settings(organ, cases, folder)
-    hook, factory = sys.excepthook, logging.getLogRecordFactory()
-    run(organ, "train.json", "teacher.json", **as_teacher(common))
-    run(organ, "train.json", "baseline.json", **common)
-    run(organ, "train.json", **common, labelled_fraction=0.25)
-    sys.excepthook = hook
-    logging.setLogRecordFactory(factory)
+    BUNDLES[organ].run("train.json", "teacher.json", **as_teacher(common))
+    BUNDLES[organ].run("train.json", "baseline.json", **common)
+    BUNDLES[organ].run("train.json", **common, labelled_fraction=0.25)
     return folder
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)
 
 
 def plain_student(filters=(4, 8, 8)):
@@ -140,15 +96,19 @@ def test_student_checkpoint_loads_into_a_plain_network(trained):
 
 def test_evaluation_writes_scores_cost_and_a_row_a_case(organ, cases, trained):
     common = settings(organ, cases, trained)
-    run(organ, "train.json", "teacher.json", "evaluate.json", **as_teacher(common))
-    run(organ, "train.json", "evaluate.json", **common)
+    BUNDLES[organ].run("train.json", "teacher.json", "evaluate.json", **as_teacher(common))
+    BUNDLES[organ].run("train.json", "evaluate.json", **common)
     found = load_evaluations(trained / "eval")
     assert set(found) == {"teacher", "distilled"}
     assert found["distilled"].cases == 2
     assert found["distilled"].cost.parameters == sum(p.numel() for p in plain_student().parameters())
     assert {"meanDice", f"Dice_{organ}", "Dice_tumour"} <= set(found["distilled"].scores)
-    rows = (trained / "eval" / "distilled.cases.csv").read_text().splitlines()
-    assert len(rows[1:]) == 2
+    histories = {f"{name}.history.csv" for name in ("teacher", "baseline", "distilled")}
+    ends = ("evaluation.json", "cases.csv", "cases_summary.csv")
+    evaluated = {f"{name}.{end}" for name in ("teacher", "distilled") for end in ends}
+    assert {path.name for path in (trained / "eval").glob("*.*")} == histories | evaluated
+    assert [row["epoch"] for row in table(trained / "eval" / "distilled.history.csv")] == ["1"]
+    assert len(table(trained / "eval" / "distilled.cases.csv")) == 2
 
 
 class Window(torch.nn.Module):
@@ -162,6 +122,30 @@ class Window(torch.nn.Module):
     def forward(self, x):
         inside = ((x > self.low) & (x < self.high)).float() * 20 * self.scale
         return torch.cat([10 * torch.ones_like(x), inside, torch.zeros_like(x)], dim=1)
+
+
+def test_masks_of_an_evaluation_are_what_it_scores(organ, cases, tmp_path):
+    """On the grid of each label, with the Dice of the table."""
+    network = Window(0.0, 0.8)
+    (tmp_path / "models").mkdir()
+    torch.save(network.state_dict(), tmp_path / "models" / "model.pt")
+    common = {**settings(organ, cases, tmp_path), "network_def": network, "masks_dir": str(tmp_path / "masks")}
+    del common["network_def#filters"]
+    BUNDLES[organ].run("train.json", "evaluate.json", **common)
+    rows = table(tmp_path / "eval" / "distilled.cases.csv")
+    parser = BUNDLES[organ].unstarted("train.json", **settings(organ, cases, tmp_path))
+    test = parser.get_parsed_content("datalist")["test"]
+    assert len(files(tmp_path / "masks")) == len(rows) == len(test) == 2
+    for row, item in zip(rows, sorted(test, key=lambda item: item["label"]), strict=True):
+        assert item["label"].endswith(row["case"])
+        name = Path(item["image"]).relative_to(cases).as_posix().replace(".nii.gz", "_seg.nii.gz")
+        found, label = nibabel.load(tmp_path / "masks" / name), nibabel.load(item["label"])
+        np.testing.assert_allclose(found.affine, label.affine, atol=1e-4)
+        pred, truth = (np.asarray(image.dataobj) > 0 for image in (found, label))
+        assert found.shape == label.shape
+        dice = 2 * (pred & truth).sum() / (pred.sum() + truth.sum())
+        assert 0 < dice < 1
+        assert float(row[f"Dice_{organ}"]) == pytest.approx(dice, abs=1e-6)
 
 
 def ct(folder, name, shape, affine, block):
@@ -185,7 +169,7 @@ def inference(organ, tmp_path, network, **more):
     (tmp_path / "models").mkdir(exist_ok=True)
     torch.save(network.state_dict(), tmp_path / "models" / "model.pt")
     common = {
-        "bundle_root": str(configs(organ).parent),
+        "bundle_root": str(BUNDLES[organ].folder),
         "ckpt_dir": str(tmp_path / "models"),
         "output_dir": str(tmp_path / "out"),
         "dataset_dir": str(tmp_path / "ct"),
@@ -194,7 +178,7 @@ def inference(organ, tmp_path, network, **more):
         "spacing": [4.0, 4.0, 4.0],
         "patch_size": [16, 16, 16],
     }
-    return run(organ, "inference.json", kind="infer", **{**common, **more})
+    return BUNDLES[organ].run("inference.json", kind="infer", **{**common, **more})
 
 
 @pytest.mark.parametrize("name", AFFINES)
@@ -241,7 +225,7 @@ def test_volumes_smaller_than_the_patch_are_padded_with_air(organ, tmp_path):
     inference(organ, tmp_path, AllAir(), patch_size=[32, 32, 32])
     assert (np.asarray(nibabel.load(tmp_path / "out" / "air_seg.nii.gz").dataobj) == 1).all()
     for name in ("train.json", "slices.json", "inference.json", "slices_inference.json"):
-        text = (configs(organ) / name).read_text()
+        text = (BUNDLES[organ].configs / name).read_text()
         assert text.count('"cval": "@pad_value"') == text.count("Inferer") - text.count("SimpleInferer"), name
 
 
@@ -255,8 +239,8 @@ def test_inference_on_real_ct_lies_on_the_voxels_of_its_file(organ, tmp_path, na
         organ, tmp_path, Window(0.0, 0.8), dataset_dir=str(source), spacing=[-1.0, -1.0, -1.0], patch_size=[64, 64, 32]
     )
     (path,) = (tmp_path / "out").iterdir()
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(source)) if source.is_dir() else str(source)
-    image, found = sitk.ReadImage(files), sitk.ReadImage(str(path))
+    read = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(source)) if source.is_dir() else str(source)
+    image, found = sitk.ReadImage(read), sitk.ReadImage(str(path))
     assert found.GetSize() == image.GetSize()
     # The label may be stored with axes the other way round; resampling by physical position undoes that.
     found = sitk.GetArrayFromImage(sitk.Resample(found, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
@@ -268,32 +252,31 @@ def test_inference_on_real_ct_lies_on_the_voxels_of_its_file(organ, tmp_path, na
 
 
 def test_inference_without_volumes_or_weights_says_so(organ, tmp_path):
-    common = {"bundle_root": str(configs(organ).parent), "ckpt_dir": str(tmp_path), "device": "cpu", **SMALL}
+    common = {"bundle_root": str(BUNDLES[organ].folder), "ckpt_dir": str(tmp_path), "device": "cpu", **SMALL}
     (tmp_path / "empty").mkdir()
     common["dataset_dir"] = str(tmp_path / "empty")
-    message = message_of(organ, "inference.json", kind="infer", **common)
+    message = BUNDLES[organ].message_of("inference.json", kind="infer", **common)
     assert f"no checkpoint at '{tmp_path}/model.pt'" in message
     torch.save(plain_student().state_dict(), tmp_path / "model.pt")
-    message = message_of(organ, "inference.json", kind="infer", **common)
+    message = BUNDLES[organ].message_of("inference.json", kind="infer", **common)
     assert str(tmp_path / "empty") in message
     torch.save(plain_student((4, 8, 16)).state_dict(), tmp_path / "model.pt")
-    message = message_of(organ, "inference.json", kind="infer", **common)
+    message = BUNDLES[organ].message_of("inference.json", kind="infer", **common)
     assert "does not fit DynUNet" in message
 
 
 def test_total_weight_zero_is_the_baseline_bit_for_bit(organ, cases, trained, tmp_path):
     common = settings(organ, cases, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"))
-    run(organ, "train.json", "baseline.json", **common)
-    run(organ, "train.json", **common, pixel_weight=0.0, feature_weight=0.0)
+    BUNDLES[organ].run("train.json", "baseline.json", **common)
+    BUNDLES[organ].run("train.json", **common, pixel_weight=0.0, feature_weight=0.0)
     baseline, distilled = (weights(tmp_path / "models" / name) for name in ("baseline.pt", "model.pt"))
-    assert baseline.keys() == distilled.keys()
-    assert all(torch.equal(value, distilled[name]) for name, value in baseline.items())
+    assert differing(baseline, distilled) == []
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_ablations_train_a_student_of_their_own(organ, cases, trained, tmp_path, name):
     common = settings(organ, cases, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"))
-    flow = run(organ, "train.json", f"{name}.json", **common)
+    flow = BUNDLES[organ].run("train.json", f"{name}.json", **common)
     baseline, student = (
         weights(trained / "models" / "baseline.pt"),
         weights(tmp_path / "models" / f"distilled_{name}.pt"),
@@ -315,25 +298,22 @@ def test_slices_in_2d(organ, cases, trained, tmp_path):
     common |= {"bundle_root": str(tmp_path), "patch_size": [32, 32], "spacing": [-1.0, -1.0, -1.0]}
     common["teacher_def#channels"] = [4, 8, 8]
     student = {"network_def#channels": [4, 8, 8, 8]}
-    run(organ, "train.json", "slices.json", "teacher.json", **common)
-    run(organ, "train.json", "slices.json", **common, **student)
-    run(organ, "train.json", "slices.json", "evaluate.json", **common, **student)
+    BUNDLES[organ].run("train.json", "slices.json", "teacher.json", **common)
+    BUNDLES[organ].run("train.json", "slices.json", **common, **student)
+    BUNDLES[organ].run("train.json", "slices.json", "evaluate.json", **common, **student)
     assert set(load_evaluations(tmp_path / "eval" / "slices")) == {"distilled"}
     assert [path.name for path in models.glob("*.pt")] == ["teacher.pt"]
     assert (models / "teacher.pt").read_bytes() == (trained / "models" / "teacher.pt").read_bytes()
     keys = {"bundle_root": str(tmp_path), "device": "cpu", "patch_size": [32, 32], **student}
     image = str(next(path for path in Path(cases).rglob("*.nii.gz") if "segmentation" not in path.name))
-    run(organ, "inference.json", "slices_inference.json", kind="infer", **keys, dataset_dir=image)
+    BUNDLES[organ].run("inference.json", "slices_inference.json", kind="infer", **keys, dataset_dir=image)
     assert list((tmp_path / "eval").glob("*_seg.nii.gz"))
 
 
 def test_training_patches_hold_tumour_and_unlabelled_cases_none(organ, cases, tmp_path):
     common = settings(organ, cases, tmp_path, labelled_fraction=0.5, class_ratios=[0.001, 0.001, 1])
-    flow = workflow(organ, "train.json", **common)
-    flow.parser["initialize"] = []
-    flow.initialize()
-    labelled = flow.parser.get_parsed_content("train#labelled")
-    unlabelled = flow.parser.get_parsed_content("unlabelled#dataset")
+    parser = BUNDLES[organ].unstarted("train.json", **common)
+    labelled, unlabelled = (parser.get_parsed_content(key) for key in ("train#labelled", "unlabelled#dataset"))
     assert len(labelled) == len(unlabelled) == 2
     for dataset, flag in ((labelled, True), (unlabelled, False)):
         for index in range(2):
@@ -345,12 +325,10 @@ def test_training_patches_hold_tumour_and_unlabelled_cases_none(organ, cases, tm
 
 
 def test_regions_are_hierarchical(organ, cases, tmp_path):
-    flow = workflow(organ, "train.json", **settings(organ, cases, tmp_path))
-    flow.parser["initialize"] = []
-    flow.initialize()
-    item = flow.parser.get_parsed_content("validate#dataset")[0]
+    parser = BUNDLES[organ].unstarted("train.json", **settings(organ, cases, tmp_path))
+    item = parser.get_parsed_content("validate#dataset")[0]
     item["pred"] = torch.nn.functional.one_hot(item["label"][0].as_tensor().long(), 3).permute(3, 0, 1, 2).float()
-    item = flow.parser.get_parsed_content("validate#postprocessing")(item)
+    item = parser.get_parsed_content("validate#postprocessing")(item)
     assert torch.equal(item["pred"].as_tensor().bool(), item["label"].as_tensor().bool())
     assert item["label"].shape[0] == 2
     assert (item["label"][0] >= item["label"][1]).all()
@@ -367,28 +345,22 @@ def test_bad_cases_are_named_together(organ, tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.asarray(other.dataobj)[:-2], other.affine), labels[0])
     wrong = nibabel.load(labels[1])
     nibabel.save(nibabel.Nifti1Image(np.asarray(wrong.dataobj) + 7, wrong.affine), labels[1])
-    message = message_of(organ, "train.json", "baseline.json", **settings(organ, root, tmp_path))
+    message = BUNDLES[organ].message_of("train.json", "baseline.json", **settings(organ, root, tmp_path))
     assert str(labels[0]) in message
     assert str(labels[1]) in message
     assert not (tmp_path / "models").exists()
 
 
-def message_of(organ, *names, kind="train", **overrides):
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        run(organ, *names, kind=kind, **overrides)
-    return user_message(caught.value)
-
-
 def test_demo_settings_fit_training_and_evaluation(organ, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    short = {"bundle_root": str(configs(organ).parent), "device": "cpu", "epochs": 1, "epoch_length": 1}
+    short = {"bundle_root": str(BUNDLES[organ].folder), "device": "cpu", "epochs": 1, "epoch_length": 1}
     ids = {"cases": 8, "case_ids": some_cases(organ), "overlap": 0.0, "teacher_def#filters": TEACHER_FILTERS}
-    run(organ, "train.json", "demo.json", "teacher.json", **short, **ids)
-    run(organ, "train.json", "demo.json", **short, **ids)
-    run(organ, "train.json", "demo.json", "evaluate.json", **short, **ids)
+    BUNDLES[organ].run("train.json", "demo.json", "teacher.json", **short, **ids)
+    BUNDLES[organ].run("train.json", "demo.json", **short, **ids)
+    BUNDLES[organ].run("train.json", "demo.json", "evaluate.json", **short, **ids)
     image = next(path for path in Path("demo_output").rglob("*.nii.gz") if "segmentation" not in path.name)
     keys = {"bundle_root": short["bundle_root"], "device": "cpu", "dataset_dir": str(image), "output_dir": "masks"}
-    run(organ, "inference.json", "demo.json", kind="infer", **keys)
+    BUNDLES[organ].run("inference.json", "demo.json", kind="infer", **keys)
     assert list(Path("masks").glob("*_seg.nii.gz"))
     (found,) = (tmp_path / "demo_output").rglob("distilled.evaluation.json")
     assert found.is_file()
@@ -419,18 +391,15 @@ def test_two_processes_train_as_one(organ, cases, tmp_path):
     }
     (tmp_path / "override.json").write_text(json.dumps(override))
     results = []
-    for processes in (1, 2):
+    for processes, launcher in ((1, PYTHON), (2, TORCHRUN)):
         folder = tmp_path / str(processes)
         common = settings(organ, cases, folder, batch_size=4 // processes, epoch_length=2, epochs=2)
         common.pop("learning_rate")
-        files = ["train.json", "multi_gpu_train.json"][:processes]
-        paths = [str(configs(organ) / name) for name in files] + [str(tmp_path / "override.json")]
-        if processes == 1:
-            launcher = [sys.executable, "-W", "ignore"]
-        else:
+        names = ["train.json", "multi_gpu_train.json"][:processes]
+        if processes > 1:
             common.pop("device")
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        command(organ, launcher, paths, common)
+        status, shown, _ = BUNDLES[organ].command(launcher, *names, tmp_path / "override.json", **common)
+        assert status == 0, shown[-5000:]
         results.append([weights(folder / "models" / name) for name in ("model.pt", "distiller.pt")])
     assert results[0][1]
     for one, two in zip(*results):
@@ -439,20 +408,10 @@ def test_two_processes_train_as_one(organ, cases, tmp_path):
             torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
-def command(organ, launcher, paths, overrides):
-    words = [*launcher, "-m", "monai.bundle", "run", "--config_file", str(paths), "--logging_file", "False"]
-    words += ["--meta_file", str(configs(organ) / "metadata.json")]
-    for key, value in overrides.items():
-        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-
-
 def test_inference_names_monai_only(organ):
     """A stock MONAI loads the student; the one class of ours in the chain works round a fault of MONAI's."""
     parser = ConfigParser()
-    parser.read_config(str(configs(organ) / "inference.json"))
+    parser.read_config(str(BUNDLES[organ].configs / "inference.json"))
     targets = [line for line in json.dumps(parser.config).split('"') if line.startswith("monai_kd.")]
     chain = json.dumps(
         [parser[key] for key in ("network_def", "load_transforms", "intensity_transforms", "inferer", "postprocessing")]
@@ -464,7 +423,7 @@ def test_inference_names_monai_only(organ):
 
 
 def test_deep_supervision_trains_every_head(organ, cases, tmp_path):
-    flow = workflow(organ, "train.json", "baseline.json", **settings(organ, cases, tmp_path))
+    flow = BUNDLES[organ].workflow("train.json", "baseline.json", **settings(organ, cases, tmp_path))
     flow.initialize()
     network = flow.parser.get_parsed_content("network")
     heads = {name: value.clone() for name, value in network.state_dict().items() if "deep_supervision_heads" in name}
@@ -487,9 +446,9 @@ def test_cysts_of_kits23_are_a_class_of_their_own(tmp_path):
         nibabel.save(nibabel.Nifti1Image(values, label.affine), path)
     regions = {"kidney": [1, 2, 3], "tumour": [2]}
     common = settings("kidney", root, tmp_path, edition="kits23", label_values=[0, 1, 2, 3], regions=regions)
-    run("kidney", "train.json", "baseline.json", **common)
-    run("kidney", "train.json", "baseline.json", "evaluate.json", **common)
+    BUNDLES["kidney"].run("train.json", "baseline.json", **common)
+    BUNDLES["kidney"].run("train.json", "baseline.json", "evaluate.json", **common)
     more = {"num_classes": 4, "checkpoint": "baseline.pt", "dataset_dir": str(next(Path(root).rglob("imaging*")))}
     keys = ("bundle_root", "ckpt_dir", "output_dir", "device", *SMALL)
-    run("kidney", "inference.json", kind="infer", **{**{key: common[key] for key in keys}, **more})
+    BUNDLES["kidney"].run("inference.json", kind="infer", **{**{key: common[key] for key in keys}, **more})
     assert (tmp_path / "eval" / "imaging_seg.nii.gz").is_file()

@@ -1,39 +1,26 @@
 """The KDAS bundle from end to end on a handful of generated frames, with tiny networks."""
 
 import json
-import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from PIL import Image
 
-import monai_kd
 from monai_kd.data import make_polyp_frames
-from monai_kd.errors import user_message
 from monai_kd.networks import PolypPVT
 from monai_kd.report import load_evaluations
 
-BUNDLE = Path(monai_kd.__file__).parents[1] / "bundles" / "kdas_polyp_segmentation"
-CONFIGS = BUNDLE / "configs"
+from .running import PYTHON, TORCHRUN, Bundle, differing, table, weights
+
+BUNDLE = Bundle("kdas_polyp_segmentation")
 TINY = {"embed_dims": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "mlp_ratios": [2, 2, 2, 2]}
 STUDENT = {"_target_": "monai_kd.networks.PolypPVT", "backbone": "b0", **TINY}
 AS_TEACHER = {"network_def": "@teacher_def"}  # what teacher.json says, and the settings below would undo
 TEACHER = {**STUDENT, "embed_dims": [16, 32, 40, 64]}
-
-
-@pytest.fixture(autouse=True)
-def keep_the_hooks(monkeypatch):
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    factory = logging.getLogRecordFactory()
-    yield
-    logging.setLogRecordFactory(factory)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +30,7 @@ def frames(tmp_path_factory):
 
 def settings(frames, folder, **more):
     return {
-        "bundle_root": str(BUNDLE),
-        "dataset_dir": str(frames),
-        "ckpt_dir": str(folder / "models"),
-        "output_dir": str(folder / "eval"),
-        "device": "cpu",
+        **BUNDLE.places(frames, folder),
         "image_size": 64,
         "scales": [0.5, 1.0],
         "epochs": 1,
@@ -55,29 +38,10 @@ def settings(frames, folder, **more):
         "batch_size": 4,
         "val_fraction": 0.2,
         "test_fraction": 0.2,
-        "num_workers": 0,
         "network_def": STUDENT,
         "teacher_def": TEACHER,
         **more,
     }
-
-
-def workflow(*names, kind="train", **overrides):
-    return ConfigWorkflow(
-        config_file=[str(CONFIGS / name) for name in names],
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        **overrides,
-    )
-
-
-def run(*names, kind="train", **overrides):
-    flow = workflow(*names, kind=kind, **overrides)
-    flow.initialize()
-    flow.run()
-    flow.finalize()
-    return flow
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +49,10 @@ def trained(frames, tmp_path_factory):
     """Teacher, baseline and distilled student, trained once."""
     folder = tmp_path_factory.mktemp("trained")
     common = settings(frames, folder)
-    hook, factory = sys.excepthook, logging.getLogRecordFactory()
-    run("train.json", "teacher.json", **{**common, **AS_TEACHER})
-    run("train.json", "baseline.json", **common)
-    run("train.json", **common, labelled_fraction=0.25)
-    sys.excepthook = hook
-    logging.setLogRecordFactory(factory)
+    BUNDLE.run("train.json", "teacher.json", **{**common, **AS_TEACHER})
+    BUNDLE.run("train.json", "baseline.json", **common)
+    BUNDLE.run("train.json", **common, labelled_fraction=0.25)
     return folder
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)
 
 
 def test_student_checkpoint_loads_into_a_plain_network(trained):
@@ -107,13 +64,19 @@ def test_student_checkpoint_loads_into_a_plain_network(trained):
 
 def test_evaluation_writes_scores_and_cost(trained, frames):
     common = settings(frames, trained)
-    run("train.json", "teacher.json", "evaluate.json", **{**common, **AS_TEACHER})
-    run("train.json", "evaluate.json", **common)
+    BUNDLE.run("train.json", "teacher.json", "evaluate.json", **{**common, **AS_TEACHER})
+    BUNDLE.run("train.json", "evaluate.json", **common)
     found = load_evaluations(trained / "eval")
     assert set(found) == {"teacher", "distilled"}
     assert found["distilled"].cases == 4
     assert found["distilled"].cost.parameters == sum(p.numel() for p in PolypPVT("b0", **TINY).parameters())
     assert 0 <= found["distilled"].scores["meanDice"] <= 1
+    histories = {f"{name}.history.csv" for name in ("teacher", "baseline", "distilled")}
+    ends = ("evaluation.json", "cases.csv", "cases_summary.csv")
+    evaluated = {f"{name}.{end}" for name in ("teacher", "distilled") for end in ends}
+    assert {path.name for path in (trained / "eval").glob("*.*")} == histories | evaluated
+    assert [row["epoch"] for row in table(trained / "eval" / "distilled.history.csv")] == ["1"]
+    assert len(table(trained / "eval" / "distilled.cases.csv")) == 4
 
 
 class DarkTopLeft(torch.nn.Module):
@@ -129,7 +92,7 @@ class DarkTopLeft(torch.nn.Module):
 
 
 def test_evaluation_compares_what_lies_on_the_same_pixels(tmp_path):
-    """A network that finds the mask by its position scores 1 at every frame's own size."""
+    """A network that finds the mask by its position scores 1 at every frame's own size, and draws it there."""
     for kind in ("images", "masks"):
         (tmp_path / "frames" / kind).mkdir(parents=True)
     for i, (height, width) in enumerate([(64, 96), (80, 64), (64, 64), (96, 72)] * 5):
@@ -143,16 +106,23 @@ def test_evaluation_compares_what_lies_on_the_same_pixels(tmp_path):
     (tmp_path / "models").mkdir()
     torch.save(DarkTopLeft().state_dict(), tmp_path / "models" / "model.pt")
     common = settings(tmp_path / "frames", tmp_path, image_size=256, network_def=DarkTopLeft())
-    run("train.json", "evaluate.json", **common)
+    BUNDLE.run("train.json", "evaluate.json", **common, masks_dir=str(tmp_path / "drawn"))
     assert load_evaluations(tmp_path / "eval")["distilled"].scores["meanDice"] > 0.93
+    drawn = sorted((tmp_path / "drawn").rglob("*.png"))
+    assert len(drawn) == len(table(tmp_path / "eval" / "distilled.cases.csv")) == 4
+    for path in drawn:
+        found, truth = (np.asarray(Image.open(file)) for file in (path, tmp_path / "frames" / "masks" / path.name))
+        assert found.shape == truth.shape
+        assert set(np.unique(found)) == {0, 255}
+        assert (found == truth).mean() > 0.99
 
 
 def test_inference_writes_masks_at_each_frames_own_size(trained, frames, tmp_path):
     images = Path(frames) / "images"
-    run(
+    BUNDLE.run(
         "inference.json",
         kind="infer",
-        bundle_root=str(BUNDLE),
+        bundle_root=str(BUNDLE.folder),
         ckpt_dir=str(trained / "models"),
         device="cpu",
         network_def=STUDENT,
@@ -172,10 +142,10 @@ def test_inference_writes_masks_at_each_frames_own_size(trained, frames, tmp_pat
 def test_masks_lie_where_the_network_sees_polyps(trained, frames, tmp_path):
     """No axis is swapped on the way through loading, inversion and saving: the mask is the network's own answer."""
     image = sorted((Path(frames) / "images").iterdir())[0]
-    flow = workflow(
+    flow = BUNDLE.workflow(
         "inference.json",
         kind="infer",
-        bundle_root=str(BUNDLE),
+        bundle_root=str(BUNDLE.folder),
         ckpt_dir=str(trained / "models"),
         device="cpu",
         network_def=STUDENT,
@@ -202,26 +172,25 @@ def test_masks_lie_where_the_network_sees_polyps(trained, frames, tmp_path):
 
 def test_total_weight_zero_is_the_baseline_bit_for_bit(trained, frames, tmp_path):
     common = settings(frames, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"))
-    run("train.json", "baseline.json", **common)
-    run("train.json", **common, distillation_weight=0.0)
+    BUNDLE.run("train.json", "baseline.json", **common)
+    BUNDLE.run("train.json", **common, distillation_weight=0.0)
     baseline, distilled = (weights(tmp_path / "models" / name) for name in ("baseline.pt", "model.pt"))
-    assert baseline.keys() == distilled.keys()
-    assert all(torch.equal(value, distilled[name]) for name, value in baseline.items())
+    assert differing(baseline, distilled) == []
 
 
 def test_distillation_changes_the_student(trained, frames, tmp_path):
     common = settings(frames, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"))
-    run("train.json", **common)
+    BUNDLE.run("train.json", **common)
     baseline, distilled = weights(trained / "models" / "baseline.pt"), weights(tmp_path / "models" / "model.pt")
-    assert not all(torch.equal(value, distilled[name]) for name, value in baseline.items())
+    assert "/out_CFM.weight" in differing(baseline, distilled)
 
 
 def test_unlabelled_frames_move_the_student(trained, frames, tmp_path):
     common = settings(
         frames, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"), labelled_fraction=0.25
     )
-    run("train.json", **common, checkpoint="with.pt")
-    run("train.json", **common, checkpoint="without.pt", **{"train#handlers#0#unlabelled_loader": None})
+    BUNDLE.run("train.json", **common, checkpoint="with.pt")
+    BUNDLE.run("train.json", **common, checkpoint="without.pt", **{"train#handlers#0#unlabelled_loader": None})
     one, other = (weights(tmp_path / "models" / name) for name in ("with.pt", "without.pt"))
     assert not torch.equal(one["out_CFM.weight"], other["out_CFM.weight"])
 
@@ -229,7 +198,7 @@ def test_unlabelled_frames_move_the_student(trained, frames, tmp_path):
 def test_gradients_are_clipped(trained, frames, tmp_path):
     common = settings(frames, tmp_path, **{"optimizer#_target_": "torch.optim.SGD"}, weight_decay=0.0)
     common |= {"learning_rate": 1.0, "epoch_length": 1, "gradient_clip": 1e-4}
-    flow = run("train.json", "baseline.json", **common)
+    flow = BUNDLE.run("train.json", "baseline.json", **common)
     torch.manual_seed(0)
     network = flow.parser.get_parsed_content("network")
     assert max(p.grad.abs().max() for p in network.parameters()) <= 1e-4 + 1e-9
@@ -240,32 +209,28 @@ def test_masks_of_any_two_values_are_labels_of_0_and_1(frames, tmp_path, values,
     image = sorted((Path(frames) / "images").iterdir())[0]
     truth = np.asarray(Image.open(Path(frames) / "masks" / f"{image.stem}.png")) > 127
     Image.fromarray(np.where(truth, values[1], values[0]).astype(np.uint8)).convert(mode).save(tmp_path / "mask.png")
-    flow = workflow("train.json", **settings(frames, tmp_path))
-    flow.parser["initialize"] = []
-    flow.initialize()
-    transforms = flow.parser.get_parsed_content("load_transforms") + flow.parser.get_parsed_content(
-        "intensity_transforms"
-    )
-    item = Compose(transforms)({"image": str(image), "label": str(tmp_path / "mask.png")})
+    parser = BUNDLE.unstarted("train.json", **settings(frames, tmp_path))
+    load, intensity = (parser.get_parsed_content(f"{name}_transforms") for name in ("load", "intensity"))
+    item = Compose(load + intensity)({"image": str(image), "label": str(tmp_path / "mask.png")})
     assert np.array_equal(item["label"][0].numpy(), truth.astype(np.float32))
 
 
 def test_a_missing_split_stops_before_training(frames, tmp_path):
-    message = message_of("train.json", "baseline.json", **settings(frames, tmp_path, val_fraction=0.0))
+    message = BUNDLE.message_of("train.json", "baseline.json", **settings(frames, tmp_path, val_fraction=0.0))
     assert "no items in validation" in message
 
 
 def test_demo_settings_fit_training_and_inference(tmp_path, monkeypatch):
     """Every stage of the demo resolves, on a few frames and two steps."""
     monkeypatch.chdir(tmp_path)
-    common = {"bundle_root": str(BUNDLE), "device": "cpu"}
+    common = {"bundle_root": str(BUNDLE.folder), "device": "cpu"}
     short = {**common, "frames": 16, "epochs": 1, "epoch_length": 1, "batch_size": 2}
-    run("train.json", "demo.json", "teacher.json", **short, labelled_fraction=1.0)
-    run("train.json", "demo.json", **short)
-    run("train.json", "demo.json", "evaluate.json", **short)
+    BUNDLE.run("train.json", "demo.json", "teacher.json", **short, labelled_fraction=1.0)
+    BUNDLE.run("train.json", "demo.json", **short)
+    BUNDLE.run("train.json", "demo.json", "evaluate.json", **short)
     folder = tmp_path / "demo_output"
     new = {**common, "dataset_dir": str(folder / "frames" / "images"), "output_dir": str(folder / "masks")}
-    run("inference.json", "demo.json", kind="infer", **new, checkpoint="teacher.pt", network_def="@teacher_def")
+    BUNDLE.run("inference.json", "demo.json", kind="infer", **new, checkpoint="teacher.pt", network_def="@teacher_def")
     assert len(list((folder / "masks").glob("*.png"))) == 16
     assert set(load_evaluations(folder)) == {"distilled"}
 
@@ -309,18 +274,15 @@ def test_two_processes_train_as_one(frames, tmp_path):
     }
     (tmp_path / "override.json").write_text(json.dumps(override))
     results = []
-    for processes in (1, 2):
+    for processes, launcher in ((1, PYTHON), (2, TORCHRUN)):
         folder = tmp_path / str(processes)
         common = settings(frames, folder, batch_size=4 // processes, epoch_length=3, epochs=2, scales=[1.0])
         common = {k: v for k, v in common.items() if k not in ("network_def", "teacher_def")}
-        files = ["train.json", "multi_gpu_train.json"][:processes]
-        configs = [str(CONFIGS / name) for name in files] + [str(tmp_path / "override.json")]
-        if processes == 1:
-            launcher = [sys.executable, "-W", "ignore"]
-        else:
+        names = ["train.json", "multi_gpu_train.json"][:processes]
+        if processes > 1:
             common.pop("device")
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        command(launcher, configs, common)
+        status, shown, _ = BUNDLE.command(launcher, *names, tmp_path / "override.json", **common)
+        assert status == 0, shown[-5000:]
         results.append([weights(folder / "models" / name) for name in ("model.pt", "distiller.pt")])
     assert len(results[0][1]) == 2
     for one, two in zip(*results):
@@ -329,40 +291,22 @@ def test_two_processes_train_as_one(frames, tmp_path):
             torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
-def command(launcher, configs, overrides, check=True):
-    words = [*launcher, "-m", "monai.bundle", "run", "--config_file", str(configs), "--logging_file", "False"]
-    words += ["--meta_file", str(CONFIGS / "metadata.json")]
-    for key, value in overrides.items():
-        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    if check:
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
-
-
-def message_of(*names, kind="train", **overrides):
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        run(*names, kind=kind, **overrides)
-    return user_message(caught.value)
-
-
 def test_one_clear_line_from_the_command_line(tmp_path):
     common = settings(tmp_path / "nowhere", tmp_path)
-    done = command([sys.executable, "-W", "ignore"], [str(CONFIGS / "train.json")], common, check=False)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr + done.stdout
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    status, shown, errors = BUNDLE.command(PYTHON, "train.json", **common)
+    assert status == 1
+    assert "Traceback" not in shown
+    (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
     assert str(tmp_path / "nowhere") in line
-    assert "images" in done.stderr
+    assert "images" in errors
 
 
 def test_one_clear_line_for_an_error_inside_the_run(frames, tmp_path):
-    configs = [str(CONFIGS / name) for name in ("train.json", "baseline.json")]
-    done = command([sys.executable, "-W", "ignore"], configs, settings(frames, tmp_path, image_size=60), check=False)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr + done.stdout
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    common = settings(frames, tmp_path, image_size=60)
+    status, shown, errors = BUNDLE.command(PYTHON, "train.json", "baseline.json", **common)
+    assert status == 1
+    assert "Traceback" not in shown
+    (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
     assert line == "error: height and width must be multiples of 32, got (60, 60); resize or pad the image to (64, 64)."
 
 
@@ -375,7 +319,7 @@ def test_a_corrupted_frame_and_a_mask_of_another_size_are_named_together(frames,
     broken = copy / "images" / "frame_00003.jpg"
     broken.write_bytes(broken.read_bytes()[:600])
     Image.new("L", (10, 12), 255).save(copy / "masks" / "frame_00007.png")
-    message = message_of("train.json", "baseline.json", **settings(copy, tmp_path))
+    message = BUNDLE.message_of("train.json", "baseline.json", **settings(copy, tmp_path))
     assert "frame_00003.jpg" in message
     assert "frame_00007" in message
     assert not (tmp_path / "models").exists()
@@ -383,28 +327,28 @@ def test_a_corrupted_frame_and_a_mask_of_another_size_are_named_together(frames,
 
 def test_a_teacher_of_another_architecture_is_refused_by_name(trained, frames, tmp_path):
     checkpoint = str(trained / "models" / "model.pt")
-    message = message_of("train.json", **settings(frames, tmp_path, teacher_checkpoint=checkpoint))
+    message = BUNDLE.message_of("train.json", **settings(frames, tmp_path, teacher_checkpoint=checkpoint))
     assert "does not fit PolypPVT" in message
     assert "backbone.patch_embed1.proj.weight" in message
 
 
 def test_a_missing_teacher_says_what_to_do(frames, tmp_path):
-    message = message_of("train.json", **settings(frames, tmp_path))
+    message = BUNDLE.message_of("train.json", **settings(frames, tmp_path))
     assert "no checkpoint at" in message
     assert "Train one first" in message
 
 
 def test_inference_without_frames_or_weights_says_so(frames, tmp_path):
-    common = {"bundle_root": str(BUNDLE), "ckpt_dir": str(tmp_path), "device": "cpu", "network_def": STUDENT}
-    message = message_of("inference.json", kind="infer", **common, dataset_dir=str(tmp_path / "nowhere"))
+    common = {"bundle_root": str(BUNDLE.folder), "ckpt_dir": str(tmp_path), "device": "cpu", "network_def": STUDENT}
+    message = BUNDLE.message_of("inference.json", kind="infer", **common, dataset_dir=str(tmp_path / "nowhere"))
     assert message == f"no folder '{tmp_path / 'nowhere'}'; give the folder that holds the images."
-    message = message_of("inference.json", kind="infer", **common, dataset_dir=str(Path(frames) / "images"))
+    message = BUNDLE.message_of("inference.json", kind="infer", **common, dataset_dir=str(Path(frames) / "images"))
     assert f"no checkpoint at '{tmp_path}/model.pt'" in message
 
 
 def test_a_misspelt_tap_lists_the_closest(trained, frames, tmp_path):
     common = settings(frames, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"))
-    message = message_of("train.json", **common, **{"terms#0#student": "logits_cmf"})
+    message = BUNDLE.message_of("train.json", **common, **{"terms#0#student": "logits_cmf"})
     assert "logits_cmf" in message
     assert "logits_cfm" in message
 
@@ -412,6 +356,6 @@ def test_a_misspelt_tap_lists_the_closest(trained, frames, tmp_path):
 def test_inference_names_monai_and_the_network_only():
     """A stock MONAI with this package for the network can run the student."""
     parser = ConfigParser()
-    parser.read_config(str(CONFIGS / "inference.json"))
+    parser.read_config(str(BUNDLE.configs / "inference.json"))
     targets = [line for line in json.dumps(parser.config).split('"') if line.startswith("monai_kd.")]
     assert set(targets) == {"monai_kd.networks.PolypPVT"}

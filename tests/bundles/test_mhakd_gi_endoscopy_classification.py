@@ -1,16 +1,8 @@
 """The bundle of endoscopy and several teachers from end to end on a handful of generated frames, with tiny networks."""
 
-import ast
-import csv
 import json
-import logging
-import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +12,6 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
-import monai_kd
 from monai_kd.data import (
     HYPER_KVASIR_CLASSES,
     KVASIR_V2_CLASSES,
@@ -29,17 +20,16 @@ from monai_kd.data import (
     kvasir_v2_datalist,
     scope_overlay_box,
 )
-from monai_kd.errors import user_message
 from monai_kd.handlers import DistillationHandler
 from monai_kd.losses import MultiTeacherAttentionFusion
 from monai_kd.networks import TinyEndoNet
 from monai_kd.report import load_evaluations
 from monai_kd.report.__main__ import main as report
 
+from .running import TORCHRUN, Bundle, differing, files, normalised, table, weights
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-BUNDLE = Path(monai_kd.__file__).parents[1] / "bundles" / "mhakd_gi_endoscopy_classification"
-CONFIGS = BUNDLE / "configs"
 NAMES = ["resnet50", "densenet121", "efficientnet_b0"]
 STUDENT = {"channels": [8, 8, 16], "strides": [2, 2, 2]}
 TINY = {f"network_def#{key}": value for key, value in STUDENT.items()}
@@ -73,28 +63,15 @@ TEACHERS = {
 CHANNELS = {"resnet50": 8, "densenet121": 10, "efficientnet_b0": 64}
 
 
-@contextmanager
-def same_hooks():
-    """A bundle's ``initialize`` shortens the program's error messages."""
-    hook, factory = sys.excepthook, logging.getLogRecordFactory()
-    yield
-    sys.excepthook = hook
-    logging.setLogRecordFactory(factory)
+class MHAKD(Bundle):
+    def workflow(self, *names, **overrides):
+        """``teacher.json`` takes the teacher as the network."""
+        if "teacher.json" in names:
+            overrides = {key: value for key, value in overrides.items() if key not in TINY}
+        return super().workflow(*names, **overrides)
 
 
-@pytest.fixture(autouse=True)
-def keep_the_hooks():
-    with same_hooks():
-        yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums in the order of the processes that the tests start."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+BUNDLE = MHAKD("mhakd_gi_endoscopy_classification")
 
 
 # --- frames and runs ------------------------------------------------------------------------------------------------
@@ -116,73 +93,19 @@ def frames(tmp_path_factory):
 
 def settings(data, folder, **more):
     return {
-        "bundle_root": str(BUNDLE),
-        "dataset_dir": str(data),
-        "ckpt_dir": str(folder / "models"),
-        "output_dir": str(folder / "eval"),
-        "device": "cpu",
+        **BUNDLE.places(data, folder),
         "image_size": 32,
         "positions": [4, 4],
         "epochs": 2,
         "batch_size": 8,
         "learning_rate": 0.001,
         "key_score": "macro_auc",  # of so few frames the finest
-        "num_workers": 0,
         "log_interval": 1000,
         "teachers_def": TEACHERS,
         "teacher_channels": CHANNELS,
         **TINY,
         **more,
     }
-
-
-def workflow(*names, kind="train", **overrides):
-    if "teacher.json" in names:  # it takes the teacher as the network
-        overrides = {key: value for key, value in overrides.items() if key not in TINY}
-    return ConfigWorkflow(
-        config_file=[str(name) if isinstance(name, Path) else str(CONFIGS / name) for name in names],
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        **overrides,
-    )
-
-
-def run(*names, kind="train", **overrides):
-    flow = workflow(*names, kind=kind, **overrides)
-    flow.initialize()
-    flow.run()
-    flow.finalize()
-    return flow
-
-
-def unstarted(*names, **overrides):
-    flow = workflow(*names, **overrides)
-    flow.parser["initialize"] = []
-    flow.initialize()
-    return flow.parser
-
-
-def torchrun(configs, overrides):
-    """Exit status and output of a bundle that runs in two processes."""
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    words += ["-m", "monai.bundle", "run", "--config_file", str([str(path) for path in configs])]
-    words += ["--logging_file", "False", "--meta_file", str(CONFIGS / "metadata.json")]
-    for key, value in overrides.items():
-        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    return done.returncode, done.stdout + done.stderr
-
-
-def message_of(*names, kind="train", **overrides):
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        run(*names, kind=kind, **overrides)
-    return user_message(caught.value)
-
-
-def read(path):
-    return torch.load(path, weights_only=True)
 
 
 def plain_student(classes=8):
@@ -200,35 +123,15 @@ def teachers_of(folder, *names):
     return {"teacher_checkpoints": paths}
 
 
-def differing(a, b, where=""):
-    """Where two states are not bit-equal."""
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return [found for key in a for found in differing(a[key], b[key], f"{where}/{key}")]
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        return [found for i, pair in enumerate(zip(a, b)) for found in differing(*pair, f"{where}/{i}")]
-    equal = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
-    return [] if equal else [where]
-
-
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture(scope="module")
 def trained(frames, tmp_path_factory):
     """Teachers, baseline and student in one folder, and the teachers' files and weights around the distillation."""
     folder = tmp_path_factory.mktemp("trained")
-    with same_hooks():
-        for name in NAMES:
-            run("train.json", "teacher.json", **settings(frames, folder, teacher_name=name, epochs=1))
-        run("train.json", "baseline.json", **settings(frames, folder))
-        before = {name: (folder / "models" / f"teacher_{name}.pt").read_bytes() for name in NAMES}
-        flow = run("train.json", **settings(frames, folder))
+    for name in NAMES:
+        BUNDLE.run("train.json", "teacher.json", **settings(frames, folder, teacher_name=name, epochs=1))
+    BUNDLE.run("train.json", "baseline.json", **settings(frames, folder))
+    before = {name: (folder / "models" / f"teacher_{name}.pt").read_bytes() for name in NAMES}
+    flow = BUNDLE.run("train.json", **settings(frames, folder))
     return folder, before, flow
 
 
@@ -239,7 +142,7 @@ def test_checkpoints_load_into_plain_networks(trained):
     folder, _, _ = trained
     networks = {f"teacher_{name}.pt": plain_teacher(name) for name in NAMES}
     for name, network in {**networks, "baseline.pt": plain_student(), "model.pt": plain_student()}.items():
-        network.load_state_dict(read(folder / "models" / name), strict=True)
+        network.load_state_dict(weights(folder / "models" / name), strict=True)
 
 
 def test_the_teachers_stay_as_they_were(trained):
@@ -248,7 +151,7 @@ def test_the_teachers_stay_as_they_were(trained):
     for name, teacher in flow.parser.get_parsed_content("teachers").items():
         path = folder / "models" / f"teacher_{name}.pt"
         assert path.read_bytes() == before.pop(name)
-        assert differing(dict(teacher.network.state_dict()), read(path)) == []
+        assert differing(dict(teacher.network.state_dict()), weights(path)) == []
         assert not teacher.network.training
         assert not any(id(p) in optimised for p in teacher.network.parameters())
     assert before == {}
@@ -260,13 +163,13 @@ def test_the_fusion_is_optimised_and_no_part_of_the_student(trained):
     optimised = {id(p) for p in flow.parser.get_parsed_content("parameters")}
     assert all(id(p) in optimised for p in fusion.parameters())
     assert fusion.score.weight.abs().max() > 0  # the mean over the teachers at first
-    assert differing(dict(fusion.state_dict()), read(folder / "models" / "distilled_fusion.pt")) == []
-    assert read(folder / "models" / "model.pt").keys() == plain_student().state_dict().keys()
+    assert differing(dict(fusion.state_dict()), weights(folder / "models" / "distilled_fusion.pt")) == []
+    assert weights(folder / "models" / "model.pt").keys() == plain_student().state_dict().keys()
 
 
 def test_every_term_is_in_the_loss(frames, trained, tmp_path):
     more = {"feature_weight": 2.0, "response_weight": 3.0, "fusion_weight": 0.5, "epochs": 1}
-    flow = run("train.json", **settings(frames, tmp_path, **more, **teachers_of(trained[0], *NAMES)))
+    flow = BUNDLE.run("train.json", **settings(frames, tmp_path, **more, **teachers_of(trained[0], *NAMES)))
     output = flow.parser.get_parsed_content("train#trainer").state.output[0]  # of any image: they are of the batch
     terms = {"task_loss": 1.0, "fusion_task": 0.5, "fusion_hint": 2.0, "fusion_soft_target": 3.0}
     expected = sum(weight * output[name] for name, weight in terms.items())
@@ -276,10 +179,10 @@ def test_every_term_is_in_the_loss(frames, trained, tmp_path):
 
 def test_the_default_networks_have_the_sizes_of_the_documentation(frames, tmp_path):
     flow = ConfigWorkflow(
-        config_file=str(CONFIGS / "train.json"),
+        config_file=str(BUNDLE.configs / "train.json"),
         meta_file=None,
         logging_file=False,
-        bundle_root=str(BUNDLE),
+        bundle_root=str(BUNDLE.folder),
         dataset_dir=str(frames),
         output_dir=str(tmp_path),
         device="cpu",
@@ -317,7 +220,7 @@ def parameters(network):
 )
 def test_keys_of_the_ablations(frames, trained, more, expected):
     used = more.get("teacher_names", NAMES)
-    parser = unstarted("train.json", **settings(frames, trained[0], **more, **teachers_of(trained[0], *used)))
+    parser = BUNDLE.unstarted("train.json", **settings(frames, trained[0], **more, **teachers_of(trained[0], *used)))
     assert list(parser.get_parsed_content("distiller").terms) == expected
     assert sorted(parser.get_parsed_content("teachers")) == sorted(used)
     fusion = parser.get_parsed_content("fusion")
@@ -331,39 +234,39 @@ def test_unused_teachers_are_not_even_built(frames, tmp_path):
     more = {"teacher_names": ["densenet121"], "teacher_checkpoints": dict.fromkeys(NAMES)}
     values = settings(frames, tmp_path, **more)
     del values["teachers_def"]
-    parser = unstarted("train.json", **values)
+    parser = BUNDLE.unstarted("train.json", **values)
     assert list(parser.get_parsed_content("teachers_def")) == ["densenet121"]
 
 
 def test_a_fusion_alone_leaves_the_student_the_baseline_bit_for_bit(frames, trained, tmp_path):
     """Teachers and fusion leave the student's random numbers alone, and the fusion's loss its gradients."""
     common = settings(frames, tmp_path, feature_weight=0.0, query="student", **teachers_of(trained[0], *NAMES))
-    run("train.json", **common)
-    assert differing(read(tmp_path / "models" / "model.pt"), read(trained[0] / "models" / "baseline.pt")) == []
+    BUNDLE.run("train.json", **common)
+    assert differing(weights(tmp_path / "models" / "model.pt"), weights(trained[0] / "models" / "baseline.pt")) == []
 
 
 def test_distillation_changes_the_student(frames, trained, tmp_path):
-    run("train.json", **settings(frames, tmp_path, **teachers_of(trained[0], *NAMES)))  # as the fixture did
-    student = read(tmp_path / "models" / "model.pt")
-    assert differing(student, read(trained[0] / "models" / "model.pt")) == []
-    assert "/features.0.conv.weight" in differing(student, read(trained[0] / "models" / "baseline.pt"))
+    BUNDLE.run("train.json", **settings(frames, tmp_path, **teachers_of(trained[0], *NAMES)))  # as the fixture did
+    student = weights(tmp_path / "models" / "model.pt")
+    assert differing(student, weights(trained[0] / "models" / "model.pt")) == []
+    assert "/features.0.conv.weight" in differing(student, weights(trained[0] / "models" / "baseline.pt"))
 
 
 def test_a_trained_fusion_is_taken_as_it_is(frames, trained, tmp_path):
     """The second of two phases."""
     first = trained[0] / "models" / "distilled_fusion.pt"
     more = {"fusion_checkpoint": str(first), "fusion_weight": 0.0, "epochs": 1}
-    run("train.json", **settings(frames, tmp_path, **more, **teachers_of(trained[0], *NAMES)))
-    assert differing(read(tmp_path / "models" / "distilled_fusion.pt"), read(first)) == []
+    BUNDLE.run("train.json", **settings(frames, tmp_path, **more, **teachers_of(trained[0], *NAMES)))
+    assert differing(weights(tmp_path / "models" / "distilled_fusion.pt"), weights(first)) == []
     fusion = MultiTeacherAttentionFusion(list(CHANNELS.values()), 8, 16, positions=(4, 4))
-    fusion.load_state_dict(read(first), strict=True)
+    fusion.load_state_dict(weights(first), strict=True)
 
 
 def test_unlabelled_frames_teach(frames, trained, tmp_path):
     common = settings(frames, tmp_path, epochs=1, labelled_fraction=0.5, **teachers_of(trained[0], *NAMES))
     states = []
     for more in ({}, {"unlabelled_loader": None}):
-        flow = run("train.json", **common, **more)
+        flow = BUNDLE.run("train.json", **common, **more)
         states.append(dict(flow.parser.get_parsed_content("network_def").state_dict()))
     assert "/features.0.conv.weight" in differing(*states)
 
@@ -386,20 +289,20 @@ def test_the_plainer_methods_train_and_evaluate(frames, trained, tmp_path, confi
     """Without the files of the teachers that they do not use."""
     used = [more["teacher_name"]] if "teacher_name" in more else more.get("teacher_names", NAMES)
     common = settings(frames, tmp_path, epochs=1, **more, **teachers_of(trained[0], *used))
-    flow = run("train.json", f"{config}.json", **common)
+    flow = BUNDLE.run("train.json", f"{config}.json", **common)
     assert flow.parser.get_parsed_content("distiller").weights(1) == terms
     handlers = flow.parser.get_parsed_content("train#handlers")
     assert [h.task_weight for h in handlers if isinstance(h, DistillationHandler)] == [pytest.approx(task_weight)]
     name = "_".join([config, *(used if "teacher_name" in more else [])])
     assert files(tmp_path / "models") == [f"distilled_{name}.pt", f"{name}_resume.pt"]
-    plain_student().load_state_dict(read(tmp_path / "models" / f"distilled_{name}.pt"), strict=True)
-    run("train.json", f"{config}.json", "evaluate.json", **common)
+    plain_student().load_state_dict(weights(tmp_path / "models" / f"distilled_{name}.pt"), strict=True)
+    BUNDLE.run("train.json", f"{config}.json", "evaluate.json", **common)
     assert set(load_evaluations(tmp_path / "eval")) == {name}
 
 
 def test_features_of_several_teachers_without_attention(frames, trained):
     more = {"teacher_names": NAMES[:2], **teachers_of(trained[0], *NAMES[:2])}
-    parser = unstarted("train.json", "feature.json", **settings(frames, trained[0], **more))
+    parser = BUNDLE.unstarted("train.json", "feature.json", **settings(frames, trained[0], **more))
     weights = parser.get_parsed_content("distiller").weights(1)
     assert weights == {"feature_resnet50_layer4": 0.5, "feature_densenet121_class_layers_relu": 0.5}
 
@@ -407,7 +310,7 @@ def test_features_of_several_teachers_without_attention(frames, trained):
 def test_teachers_have_a_length_and_a_rate_of_their_own(frames, tmp_path):
     values = settings(frames, tmp_path)
     del values["epochs"], values["learning_rate"]
-    parser = unstarted("train.json", "teacher.json", **values)
+    parser = BUNDLE.unstarted("train.json", "teacher.json", **values)
     assert (parser.get_parsed_content("epochs"), parser.get_parsed_content("learning_rate")) == (30, 1e-4)
     assert type(parser.get_parsed_content("network")).__name__ == "ResNet"
 
@@ -423,29 +326,29 @@ def test_teachers_have_a_length_and_a_rate_of_their_own(frames, tmp_path):
     ],
 )
 def test_keys_of_the_split(frames, tmp_path, key, argument, value):
-    parser = unstarted("train.json", **settings(frames, tmp_path, **{key: value}))
+    parser = BUNDLE.unstarted("train.json", **settings(frames, tmp_path, **{key: value}))
     found = parser.get_parsed_content("datalist")
     assert found == kvasir_v2_datalist(frames, **{argument: value}) != kvasir_v2_datalist(frames)
 
 
 def test_keys_of_the_losses(frames, trained):
     common = settings(frames, trained[0], temperature=2.0, weight_decay=0.3, **teachers_of(trained[0], *NAMES))
-    parser = unstarted("train.json", **common, response_weight=1.0)
+    parser = BUNDLE.unstarted("train.json", **common, response_weight=1.0)
     terms = parser.get_parsed_content("distiller").terms
     assert terms["fusion_soft_target"].loss.soft_target.temperature == 2
     assert terms["fusion_task"].loss.task_loss is parser.get_parsed_content("loss_function")
     assert parser.get_parsed_content("optimizer").param_groups[0]["weight_decay"] == 0.3
-    parser = unstarted("train.json", "response.json", **common)
+    parser = BUNDLE.unstarted("train.json", "response.json", **common)
     assert parser.get_parsed_content("distiller").terms["soft_target"].loss.temperature == 2
-    parser = unstarted("train.json", "mean_teachers.json", **common, teacher_weights=[2, 1, 1])
+    parser = BUNDLE.unstarted("train.json", "mean_teachers.json", **common, teacher_weights=[2, 1, 1])
     mean = parser.get_parsed_content("distiller").terms["mean_soft_target"].loss
     assert (mean.temperature, mean.weights) == (2, [0.5, 0.25, 0.25])
-    parser = unstarted("train.json", "feature.json", **common, feature_weight=0.7)
+    parser = BUNDLE.unstarted("train.json", "feature.json", **common, feature_weight=0.7)
     assert list(parser.get_parsed_content("distiller").weights(1).values()) == [0.7]
 
 
 def test_the_learning_rate_falls_along_a_cosine(frames, trained):
-    parser = unstarted("train.json", **settings(frames, trained[0], epochs=30))
+    parser = BUNDLE.unstarted("train.json", **settings(frames, trained[0], epochs=30))
     optimizer, scheduler = (parser.get_parsed_content(name) for name in ("optimizer", "lr_scheduler"))
     rates = []
     for _ in range(31):
@@ -457,14 +360,14 @@ def test_the_learning_rate_falls_along_a_cosine(frames, trained):
 
 def test_training_frames_are_augmented_and_cached_ones_are_not(frames, trained):
     """Every epoch draws anew; without augmentation a frame is what the network validates on, turned or mirrored."""
-    parser = unstarted("train.json", **settings(frames, trained[0]))
+    parser = BUNDLE.unstarted("train.json", **settings(frames, trained[0]))
     dataset = parser.get_parsed_content("train#dataset")
     first, second = (dataset[0]["image"] for _ in range(2))
     assert first.shape == (3, 32, 32)
     assert first.dtype == torch.float32
     assert not torch.equal(first, second)
     still = {"rotation": 0.0, "brightness": 0.0, "contrast": 0.0, "colour": 0.0}
-    parser = unstarted("train.json", **settings(frames, trained[0], **still))
+    parser = BUNDLE.unstarted("train.json", **settings(frames, trained[0], **still))
     item, listed = parser.get_parsed_content("train#dataset")[0], parser.get_parsed_content("labelled")[0]
     turned = [normalised(listed["image"]).rot90(k, (1, 2)) for k in range(4)]
     views = [*turned, *(view.flip(1) for view in turned)]
@@ -474,7 +377,7 @@ def test_training_frames_are_augmented_and_cached_ones_are_not(frames, trained):
 
 def test_keys_of_the_augmentation(frames, tmp_path):
     strength = {"rotation": 20.0, "brightness": 0.3, "contrast": 0.4, "colour": 0.2}
-    parser = unstarted("train.json", **settings(frames, tmp_path, **strength))
+    parser = BUNDLE.unstarted("train.json", **settings(frames, tmp_path, **strength))
     transforms = {}
     for transform in parser.get_parsed_content("train#random_transforms"):
         transforms.setdefault(type(transform).__name__, []).append(transform)
@@ -487,19 +390,9 @@ def test_keys_of_the_augmentation(frames, tmp_path):
     assert contrast.factors == (-0.4, 0.4)
 
 
-def normalised(path, size=32, hidden=None):
-    """What the network sees of a file, made without MONAI; ``hidden`` is blacked out."""
-    pixels = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1).float()
-    if hidden is not None:
-        pixels[(slice(None), *hidden)] = 0
-    small = torch.nn.functional.interpolate(pixels[None], size=(size, size), mode="area")[0].to(torch.uint8).float()
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
-    return (small - mean) / std
-
-
 def test_a_teacher_can_have_pictures_of_its_own_size(frames, trained, tmp_path):
     more = {"teachers#densenet121#transform": "$torch.nn.Upsample(size=(48, 48), mode='bilinear')", "epochs": 1}
-    flow = run("train.json", **settings(frames, tmp_path, **more, **teachers_of(trained[0], *NAMES)))
+    flow = BUNDLE.run("train.json", **settings(frames, tmp_path, **more, **teachers_of(trained[0], *NAMES)))
     teachers = flow.parser.get_parsed_content("teachers")
     batch = {"image": torch.zeros(1, 3, 32, 32)}
     sizes = {
@@ -511,9 +404,9 @@ def test_a_teacher_can_have_pictures_of_its_own_size(frames, trained, tmp_path):
 
 def test_a_teacher_can_have_another_normalisation(frames, trained, tmp_path):
     """The README's example: back to 0..255, then to 0..1."""
-    transform = re.search(r"--teachers#resnet50#transform '([^']*)'", (BUNDLE / "docs" / "README.md").read_text())[1]
+    transform = re.search(r"--teachers#resnet50#transform '([^']*)'", BUNDLE.readme())[1]
     more = {"teachers#resnet50#transform": transform}
-    parser = unstarted("train.json", **settings(frames, tmp_path, **more, **teachers_of(trained[0], *NAMES)))
+    parser = BUNDLE.unstarted("train.json", **settings(frames, tmp_path, **more, **teachers_of(trained[0], *NAMES)))
     found = parser.get_parsed_content("teachers")["resnet50"].transform(torch.zeros(1, 3, 2, 2))
     expected = torch.tensor([123.675, 116.28, 103.53]) / 255
     torch.testing.assert_close(found, expected.view(1, 3, 1, 1).expand(1, 3, 2, 2))
@@ -531,27 +424,29 @@ def test_hyper_kvasir_teaches_its_classes(tmp_path):
             rows.append(f"{name}-{index}.jpg;{name};{index % 2}")
     (root / "2_fold_split.csv").write_text("\n".join(rows))
     common = settings(root, tmp_path, epochs=1, batch_size=16, teacher_checkpoints=dict.fromkeys(NAMES))
-    run("train.json", "hyper_kvasir.json", **common)
-    run("train.json", "hyper_kvasir.json", "evaluate.json", **common)
-    plain_student(classes=23).load_state_dict(read(tmp_path / "models" / "model.pt"), strict=True)
+    BUNDLE.run("train.json", "hyper_kvasir.json", **common)
+    BUNDLE.run("train.json", "hyper_kvasir.json", "evaluate.json", **common)
+    plain_student(classes=23).load_state_dict(weights(tmp_path / "models" / "model.pt"), strict=True)
     found = load_evaluations(tmp_path / "eval")["distilled"]
     assert found.cases == len(hyper_kvasir_datalist(root)["test"])
     assert {f"recall_{name}" for name in HYPER_KVASIR_CLASSES} < set(found.scores)
     keys = {"fold": 1, "val_fraction": 0.4, "labelled_fraction": 0.5}
-    parser = unstarted("train.json", "hyper_kvasir.json", **common, **keys, split_seed=7)
+    parser = BUNDLE.unstarted("train.json", "hyper_kvasir.json", **common, **keys, split_seed=7)
     assert parser.get_parsed_content("datalist") == hyper_kvasir_datalist(root, **keys, seed=7)
-    names = unstarted("inference.json", class_names="$list(HYPER_KVASIR_CLASSES)").get_parsed_content("class_names")
-    assert names == json.loads((CONFIGS / "hyper_kvasir.json").read_text())["class_names"]
+    names = BUNDLE.unstarted("inference.json", class_names="$list(HYPER_KVASIR_CLASSES)").get_parsed_content(
+        "class_names"
+    )
+    assert names == json.loads((BUNDLE.configs / "hyper_kvasir.json").read_text())["class_names"]
 
 
 def test_demo_settings_fit_training_and_evaluation(tmp_path, monkeypatch):
     """Every stage of the demo resolves, on fewer frames and one epoch."""
     monkeypatch.chdir(tmp_path)
-    short = {"bundle_root": str(BUNDLE), "device": "cpu", "images": 110, "epochs": 1, "log_interval": 1000}
+    short = {"bundle_root": str(BUNDLE.folder), "device": "cpu", "images": 110, "epochs": 1, "log_interval": 1000}
     for name in NAMES:
-        run("train.json", "demo.json", "teacher.json", **short, teacher_name=name)
+        BUNDLE.run("train.json", "demo.json", "teacher.json", **short, teacher_name=name)
     for more in (["baseline.json"], ["mean_teachers.json"], [], ["evaluate.json"]):
-        run("train.json", "demo.json", *more, **short)
+        BUNDLE.run("train.json", "demo.json", *more, **short)
     assert set(load_evaluations(tmp_path / "demo_output" / "mhakd_eval")) == {"distilled"}
     made = {"model.pt", "baseline.pt", "distilled_mean_teachers.pt", *(f"teacher_{name}.pt" for name in NAMES)}
     assert made < set(files(tmp_path / "demo_output" / "mhakd_models"))
@@ -572,8 +467,8 @@ def test_evaluation_scores_what_the_networks_say(frames, trained, tmp_path, caps
         common = settings(frames, folder, output_dir=str(tmp_path))
         if configs == ["teacher.json"]:
             common["teacher_name"] = "densenet121"
-        run("train.json", *configs, "evaluate.json", **common)
-        network.load_state_dict(read(folder / "models" / checkpoint))
+        BUNDLE.run("train.json", *configs, "evaluate.json", **common)
+        network.load_state_dict(weights(folder / "models" / checkpoint))
         rows = table(tmp_path / f"{name}.predictions.csv")
         assert [row["image"] for row in rows] == [item["image"] for item in items]
         with torch.no_grad():
@@ -605,11 +500,11 @@ def test_inference_writes_what_the_network_says(trained, tmp_path, mask_overlay)
     common = settings(pictures, tmp_path, output_dir=str(tmp_path / "out"), ckpt_dir=str(folder / "models"))
     kept = {"bundle_root", "dataset_dir", "ckpt_dir", "output_dir", "device", "image_size", "num_workers", *TINY}
     common = {key: value for key, value in common.items() if key in kept}
-    run("inference.json", kind="infer", **common, mask_overlay=mask_overlay, saliency=saliency)
+    BUNDLE.run("inference.json", kind="infer", **common, mask_overlay=mask_overlay, saliency=saliency)
     rows = table(tmp_path / "out" / "predictions.csv")
     assert sorted(row["image"] for row in rows) == files(pictures)
     network = plain_student().eval()
-    network.load_state_dict(read(folder / "models" / "model.pt"))
+    network.load_state_dict(weights(folder / "models" / "model.pt"))
     hidden = {"position.png": (slice(39, 57), slice(3, 29))} if mask_overlay else {}  # with the margin, a pixel
     for row in rows:
         with torch.no_grad():
@@ -631,7 +526,7 @@ def test_training_hides_the_scopes_position_if_asked(frames, trained, tmp_path):
         Image.fromarray(pixels).save(path, quality=95)
     found = {}
     for mask_overlay in (False, True):
-        parser = unstarted("train.json", **settings(root, trained[0], mask_overlay=mask_overlay, rotation=0.0))
+        parser = BUNDLE.unstarted("train.json", **settings(root, trained[0], mask_overlay=mask_overlay, rotation=0.0))
         for part in ("train", "validate"):
             image = parser.get_parsed_content(f"{part}#dataset")[0]["image"]
             mean, std = (torch.tensor(parser[key]).view(3, 1, 1) for key in ("mean", "std"))
@@ -647,8 +542,8 @@ def test_training_hides_the_scopes_position_if_asked(frames, trained, tmp_path):
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(frames, trained, tmp_path):
     more = {"epochs": 4, "labelled_fraction": 0.5, **teachers_of(trained[0], *NAMES)}
     whole, halves = (tmp_path / name for name in ("whole", "halves"))
-    run("train.json", **settings(frames, whole, **more))
-    flow = workflow("train.json", **settings(frames, halves, **more))
+    BUNDLE.run("train.json", **settings(frames, whole, **more))
+    flow = BUNDLE.workflow("train.json", **settings(frames, halves, **more))
     flow.initialize()
     trainer = flow.parser.get_parsed_content("train#trainer")
 
@@ -658,14 +553,17 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(frames, trained, tmp_path):
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2 * trainer.state.epoch_length + 1), fail)
     with pytest.raises(KeyboardInterrupt):
         flow.run()
-    before = read(halves / "models" / "distilled_resume.pt")
+    before = weights(halves / "models" / "distilled_resume.pt")
     assert before["trainer"]["epoch"] == 2
-    run("train.json", **settings(frames, halves, **more, resume=True))
+    BUNDLE.run("train.json", **settings(frames, halves, **more, resume=True))
     names = ["distilled_fusion.pt", "distilled_resume.pt", "distilled_resume.pt.previous", "model.pt"]
     assert files(halves / "models") == files(whole / "models") == names
     for name in names:
-        assert differing(read(halves / "models" / name), read(whole / "models" / name)) == [], name
-    changed = differing(before["objects"], read(whole / "models" / "distilled_resume.pt")["objects"])
+        assert differing(weights(halves / "models" / name), weights(whole / "models" / name)) == [], name
+    histories = [table(folder / "eval" / "distilled.history.csv") for folder in (halves, whole)]
+    assert histories[0] == histories[1]
+    assert [row["epoch"] for row in histories[0]] == ["1", "2", "3", "4"]
+    changed = differing(before["objects"], weights(whole / "models" / "distilled_resume.pt")["objects"])
     for part in ("network/", "optimizer/", "lr_scheduler/", "distiller/"):
         assert any(key.startswith(f"/{part}") for key in changed)
 
@@ -694,15 +592,15 @@ def test_two_processes_train_as_one_does(frames, trained, tmp_path):
     more = {"batch_size": len(items), "labelled_fraction": 0.5, "response_weight": 1.0, "epochs": 3}
     common = settings(frames, tmp_path, **more, **teachers_of(trained[0], *NAMES))
     common = {key: value for key, value in common.items() if key not in TINY}
-    run("train.json", tmp_path / "override.json", **common)
+    BUNDLE.run("train.json", tmp_path / "override.json", **common)
     shutil.rmtree(tmp_path / "models")
     del common["device"]
     common["batch_size"] = len(items) // 2
-    paths = [CONFIGS / "train.json", CONFIGS / "multi_gpu_train.json", tmp_path / "override.json"]
-    status, shown = torchrun(paths, common)
+    names = ("train.json", "multi_gpu_train.json", tmp_path / "override.json")
+    status, shown, _ = BUNDLE.command(TORCHRUN, *names, **common)
     assert status == 0, shown[-5000:]
     assert {"model.pt", "distilled_fusion.pt", "distilled_resume.pt"} < set(files(tmp_path / "models"))
-    first, second, one = (read(tmp_path / f"{name}.pt") for name in ("0", "1", "one"))
+    first, second, one = (weights(tmp_path / f"{name}.pt") for name in ("0", "1", "one"))
     assert differing(first, second) == []
     for two, alone in zip(first, one):
         torch.testing.assert_close(two, alone, rtol=1e-4, atol=1e-5)
@@ -714,7 +612,7 @@ def test_two_processes_train_as_one_does(frames, trained, tmp_path):
 def test_a_missing_teacher_is_named(frames, trained, tmp_path):
     common = settings(frames, tmp_path, **teachers_of(trained[0], "resnet50", "efficientnet_b0"))
     common["teacher_checkpoints"]["densenet121"] = str(tmp_path / "weights.pt")
-    message = message_of("train.json", **common)
+    message = BUNDLE.message_of("train.json", **common)
     assert message.startswith(f"teacher 'densenet121': no checkpoint at '{tmp_path}/weights.pt'. Train one first")
     assert files(tmp_path) == []
 
@@ -722,7 +620,7 @@ def test_a_missing_teacher_is_named(frames, trained, tmp_path):
 def test_a_teacher_of_another_network_is_named(frames, trained, tmp_path):
     common = settings(frames, tmp_path, **teachers_of(trained[0], *NAMES))
     common["teacher_checkpoints"]["densenet121"] = str(trained[0] / "models" / "teacher_resnet50.pt")
-    message = message_of("train.json", **common)
+    message = BUNDLE.message_of("train.json", **common)
     assert message.startswith("teacher 'densenet121': ")
     assert "teacher_resnet50.pt' does not fit DenseNet: 0 of" in message.splitlines()[0]
     assert files(tmp_path) == []
@@ -733,13 +631,13 @@ def test_a_teacher_of_another_network_is_named(frames, trained, tmp_path):
     [(["train.json"], {"teacher_names": ["resnet51"]}), (["train.json", "teacher.json"], {"teacher_name": "resnet51"})],
 )
 def test_an_unknown_teacher_is_named(frames, tmp_path, configs, more):
-    message = message_of(*configs, **settings(frames, tmp_path, **more))
+    message = BUNDLE.message_of(*configs, **settings(frames, tmp_path, **more))
     assert message == "no teacher is named 'resnet51'; known: resnet50, densenet121, efficientnet_b0."
 
 
 def test_a_map_of_another_size_is_refused(frames, trained, tmp_path):
     common = settings(frames, tmp_path, image_size=40, **teachers_of(trained[0], *NAMES))
-    message = message_of("train.json", **common)
+    message = BUNDLE.message_of("train.json", **common)
     assert "fusion_hint" in message
     assert "('B', 16, 4, 4), got (2, 16, 5, 5)" in message
 
@@ -747,38 +645,22 @@ def test_a_map_of_another_size_is_refused(frames, trained, tmp_path):
 # --- the documentation ----------------------------------------------------------------------------------------------
 
 
-def commands():
-    text = (BUNDLE / "docs" / "README.md").read_text()
-    blocks = re.findall(r"^```\n((?:python|torchrun|for) .*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line) for line in lines if "-m monai.bundle" in line]
-
-
-def own_keys(name):
-    return set(json.loads((CONFIGS / name).read_text()))
-
-
 def test_the_commands_of_the_readme_give_keys_that_exist():
-    found = 0
-    for words in commands():
-        options = words[words.index("run") + 1 :]
-        given = {key.removeprefix("--"): value for key, value in zip(options[::2], options[1::2])}
-        configs = given.pop("config_file")
-        configs = ast.literal_eval(configs) if configs.startswith("[") else [configs]
-        assert all((BUNDLE / config).is_file() for config in configs)
-        known = set().union(*(own_keys(Path(config).name) for config in configs))
+    runs = BUNDLE.readme_runs()
+    assert len(runs) == 25
+    for configs, given in runs:
+        assert all((BUNDLE.folder / config).is_file() for config in configs)
+        known = set().union(*(BUNDLE.own_keys(Path(config).name) for config in configs))
         assert [key for key in given if key.split("#")[0] not in known] == []
         assert not {"false", "null"} & set(given.values())  # words to the command line, not what they say
-        found += 1
-    assert found == 25
 
 
 def test_the_table_of_the_readme_has_every_key():
-    text = (BUNDLE / "docs" / "README.md").read_text()
+    text = BUNDLE.readme()
     listed = {key for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
     methods = ("train", "teacher", "response", "feature", "mean_teachers")
-    keys = set().union(*(own_keys(f"{name}.json") for name in methods))
+    keys = set().union(*(BUNDLE.own_keys(f"{name}.json") for name in methods))
     assert keys - listed == {"imports", "+imports", "initialize", "run"}
     prose = set(re.findall(r"`(\w+)`", text[text.index("`inference.json` has") :]))
     parts = {"preprocessing", "dataset", "dataloader", "inferer", "postprocessing", "handlers", "evaluator"}
-    assert own_keys("inference.json") - prose == {"imports", "initialize", "run", *parts}
+    assert BUNDLE.own_keys("inference.json") - prose == {"imports", "initialize", "run", *parts}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import nibabel
@@ -40,15 +38,6 @@ FILES = [
 )
 def bundle(request):
     return request.param
-
-
-@pytest.fixture(autouse=True)
-def keep_the_hooks(monkeypatch):
-    """A bundle's ``initialize`` shortens the program's error messages."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    factory = logging.getLogRecordFactory()
-    yield
-    logging.setLogRecordFactory(factory)
 
 
 def read(bundle, name):
@@ -107,14 +96,22 @@ def test_versions_are_the_tested_ones(bundle):
 
 
 def test_network_maps_what_the_metadata_says(bundle):
-    configs = bundle / "configs"
-    verify_net_in_out(
-        net_id="network_def",
-        meta_file=str(configs / "metadata.json"),
-        config_file=str(configs / "inference.json"),
-        bundle_root=str(bundle),
-        device="cpu",
-    )
+    """MONAI's tool has nothing to say, and names the channels once the metadata say others."""
+
+    def verify(**overrides):
+        return verify_net_in_out(
+            net_id="network_def",
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            config_file=str(bundle / "configs" / "inference.json"),
+            bundle_root=str(bundle),
+            device="cpu",
+            **overrides,
+        )
+
+    assert verify() is None
+    channels = read(bundle, "metadata")["network_data_format"]["outputs"]["pred"]["num_channels"]
+    with pytest.raises(ValueError, match=f"output channel number `{channels}` doesn't match: `{channels + 1}`"):
+        verify(**{"_meta_#network_data_format#outputs#pred#num_channels": channels + 1})
 
 
 def test_exported_network_answers_as_the_network(bundle, tmp_path):
@@ -227,6 +224,19 @@ def strings(config):
     elif isinstance(config, (dict, list)):
         for value in config.values() if isinstance(config, dict) else config:
             yield from strings(value)
+
+
+def named(handlers, name):
+    return [index for index, handler in enumerate(handlers) if handler["_target_"].rpartition(".")[2] == name]
+
+
+def test_history_is_written_after_each_validation(bundle):
+    """Of the epoch's own scores, so its handler comes right after the one that validates, and names the same engine."""
+    handlers = read(bundle, "train")["train"]["handlers"]
+    (index,) = named(handlers, "SaveHistory")
+    assert index - 1 == named(handlers, "ValidationHandler")[-1]
+    assert handlers[index]["validator"] == handlers[index - 1]["validator"] == "@validate#evaluator"
+    assert handlers[index]["path"] == "$@output_dir + '/' + @run_name + '.history.csv'"
 
 
 # MONAI Label.

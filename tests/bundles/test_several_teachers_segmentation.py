@@ -2,41 +2,42 @@
 
 import csv
 import json
-import logging
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
 from monai.networks.nets import DynUNet
 from monai.transforms import Invertd
 
 import monai_kd
 from monai_kd.data import make_ct_cases
-from monai_kd.errors import user_message
 from monai_kd.report import load_evaluations
 
-ROOT = Path(monai_kd.__file__).parent
-CONFIGS = ROOT.parent / "bundles" / "hlfd_kidney_tumor_segmentation" / "configs"
-SPLIT = json.loads((ROOT / "data" / "splits" / "kits19.json").read_text())
+from .running import Bundle, differing, weights
+
+SPLIT = json.loads((Path(monai_kd.__file__).parent / "data" / "splits" / "kits19.json").read_text())
 LABELLED, TEST = SPLIT["training"][:3] + SPLIT["validation"][:1], SPLIT["test"][:2]
 FOLDS = 2
 STRIDES = [1, 2, 2]
 TEACHER, STUDENT = [4, 8, 8], [4, 4, 8]
-TEACHER_FILES, STUDENT_FILES = ("train", "teacher", "fold_teacher"), ("train", "five_folds")
-ENSEMBLE_FILES = ("train", "evaluate", "ensemble")
+TEACHER_FILES, STUDENT_FILES = ("train.json", "teacher.json", "fold_teacher.json"), ("train.json", "five_folds.json")
+ENSEMBLE_FILES = ("train.json", "evaluate.json", "ensemble.json")
 PARTS = ("train", "validate")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def keep_the_hooks():
-    """A bundle's ``initialize`` shortens the program's error messages."""
-    hook, factory = sys.excepthook, logging.getLogRecordFactory()
-    yield
-    sys.excepthook = hook
-    logging.setLogRecordFactory(factory)
+class TwoFolds(Bundle):
+    def workflow(self, *names, **overrides):
+        """Of two folds; ``fold_teacher.json`` takes the teacher as the network."""
+        if "fold_teacher.json" in names:
+            overrides.pop("network_def#filters")
+        flow = super().workflow(*names, **overrides)
+        if "folds" in flow.parser.config:
+            flow.parser["folds"] = overrides.get("folds", FOLDS)
+        return flow
+
+
+BUNDLE = TwoFolds("hlfd_kidney_tumor_segmentation")
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +49,9 @@ def cases(tmp_path_factory):
 
 def settings(cases, folder, **more):
     return {
-        "bundle_root": str(CONFIGS.parent),
-        "dataset_dir": str(cases),
-        "ckpt_dir": str(folder / "models"),
-        "output_dir": str(folder / "eval"),
-        "device": "cpu",
+        **BUNDLE.places(cases, folder),
         "epochs": 1,
         "epoch_length": 3,
-        "num_workers": 0,
         "learning_rate": 0.01,
         "strides": STRIDES,
         "deep_supervision_heads": 1,
@@ -67,48 +63,12 @@ def settings(cases, folder, **more):
     }
 
 
-def workflow(*names, **overrides):
-    if "fold_teacher" in names:
-        overrides.pop("network_def#filters")
-    flow = ConfigWorkflow(
-        config_file=[str(CONFIGS / f"{name}.json") for name in names],
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        **overrides,
-    )
-    if "folds" in flow.parser.config:
-        flow.parser["folds"] = overrides.get("folds", FOLDS)
-    return flow
-
-
-def run(*names, **overrides):
-    flow = workflow(*names, **overrides)
-    flow.initialize()
-    flow.run()
-    return flow
-
-
-def message_of(*names, **overrides):
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        run(*names, **overrides)
-    return user_message(caught.value)
-
-
 def network(filters):
     return DynUNet(3, 1, 3, [3] * 3, STRIDES, STRIDES[1:], filters=filters, deep_supervision=True, deep_supr_num=1)
 
 
 def checkpoint(folder, fold):
     return folder / "models" / f"teacher_fold{fold}.pt"
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)
-
-
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def numbers(items):
@@ -120,7 +80,7 @@ def trained(cases, tmp_path_factory):
     """The teachers of both folds, trained once."""
     folder = tmp_path_factory.mktemp("trained")
     for fold in range(FOLDS):
-        run(*TEACHER_FILES, **settings(cases, folder), fold=fold)
+        BUNDLE.run(*TEACHER_FILES, **settings(cases, folder), fold=fold)
     return folder
 
 
@@ -128,13 +88,13 @@ def trained(cases, tmp_path_factory):
 def distilled(cases, trained):
     """The run that distilled a student from both, and the teachers' files before it."""
     before = [checkpoint(trained, fold).read_bytes() for fold in range(FOLDS)]
-    return run(*STUDENT_FILES, **settings(cases, trained), labelled_fraction=0.5), before
+    return BUNDLE.run(*STUDENT_FILES, **settings(cases, trained), labelled_fraction=0.5), before
 
 
 def test_fold_teachers_validate_on_parts_of_their_own(cases, tmp_path):
     validation = []
     for fold in range(FOLDS):
-        flow = workflow(*TEACHER_FILES, **settings(cases, tmp_path), fold=fold)
+        flow = BUNDLE.workflow(*TEACHER_FILES, **settings(cases, tmp_path), fold=fold)
         train, validate = (numbers(flow.parser.get_parsed_content(f"{part}#dataset#data")) for part in PARTS)
         assert sorted(train + validate) == sorted(LABELLED)
         validation += validate
@@ -145,8 +105,8 @@ def test_folds_are_of_whatever_data_list_is_given(cases, tmp_path):
     """As in an override for another data set."""
     items = [{"image": f"{name}.nii.gz", "label": f"{name}_seg.nii.gz"} for name in "abcdef"]
     given = {"training": [*items[:3], {"image": "x.nii.gz"}], "validation": items[3:4], "test": items[4:]}
-    for names, test in ((TEACHER_FILES, None), ((*TEACHER_FILES, "evaluate"), items[4:])):
-        flow = workflow(*names, **settings(cases, tmp_path), datalist=given, fold=1)
+    for names, test in ((TEACHER_FILES, None), ((*TEACHER_FILES, "evaluate.json"), items[4:])):
+        flow = BUNDLE.workflow(*names, **settings(cases, tmp_path), datalist=given, fold=1)
         found = {part: flow.parser.get_parsed_content(f"{part}#dataset#data") for part in PARTS}
         assert {"image": "x.nii.gz"} in found["train"]
         assert len(found["train"]) == 3
@@ -154,7 +114,7 @@ def test_folds_are_of_whatever_data_list_is_given(cases, tmp_path):
 
 
 def test_a_fold_teacher_is_evaluated_on_the_test_part(cases, trained):
-    run(*TEACHER_FILES, "evaluate", **settings(cases, trained), fold=1)
+    BUNDLE.run(*TEACHER_FILES, "evaluate.json", **settings(cases, trained), fold=1)
     assert load_evaluations(trained / "eval")["teacher_fold1"].cases == len(TEST)
     with (trained / "eval" / "teacher_fold1.cases.csv").open() as file:
         assert {f"case_{number:05}" in str(row) for row, number in zip(csv.DictReader(file), TEST)} == {True}
@@ -166,8 +126,8 @@ def test_teachers_stay_as_they_are(trained, distilled):
     assert list(teachers) == ["fold0", "fold1"]
     for fold, teacher in enumerate(teachers.values()):
         assert checkpoint(trained, fold).read_bytes() == before[fold]
-        assert equal(teacher.network.state_dict(), weights(checkpoint(trained, fold)))
-    assert not equal(*(teacher.network.state_dict() for teacher in teachers.values()))
+        assert differing(teacher.network.state_dict(), weights(checkpoint(trained, fold))) == []
+    assert differing(*(teacher.network.state_dict() for teacher in teachers.values())) != []
 
 
 def test_the_students_checkpoint_loads_into_a_plain_network(trained, distilled):
@@ -181,21 +141,21 @@ def test_every_teacher_counts(cases, trained, distilled, tmp_path):
     assert flow.parser.get_parsed_content("distiller").weights(1) == dict(zip(terms, (1.0, 0.5, 0.5)))
     assert set(terms) <= set(flow.parser.get_parsed_content("train#trainer").state.output[0])
     first = [str(checkpoint(trained, 0))]
-    run(*STUDENT_FILES, **settings(cases, tmp_path), labelled_fraction=0.5, teacher_checkpoints=first)
+    BUNDLE.run(*STUDENT_FILES, **settings(cases, tmp_path), labelled_fraction=0.5, teacher_checkpoints=first)
     students = [weights(folder / "models" / "distilled_five_folds.pt") for folder in (trained, tmp_path)]
     assert students[0].keys() == students[1].keys()
-    assert not equal(*students)
+    assert differing(*students) != []
 
 
 @pytest.mark.parametrize("names", [STUDENT_FILES, ENSEMBLE_FILES])
 def test_a_fold_without_checkpoint_is_named(cases, trained, names):
-    message = message_of(*names, **settings(cases, trained), folds=3)
+    message = BUNDLE.message_of(*names, **settings(cases, trained), folds=3)
     assert f"no checkpoint at '{trained}/models/teacher_fold2.pt'" in message
 
 
 def probabilities(names, evaluator, **overrides):
     """What is scored, item by item, and the workflow."""
-    flow = workflow(*names, **overrides)
+    flow = BUNDLE.workflow(*names, **overrides)
     flow.initialize()
     found = []
     engine = flow.parser.get_parsed_content(evaluator)
@@ -229,6 +189,6 @@ def test_an_ensemble_of_equals_is_one_of_them(cases, trained, tmp_path):
     common = settings(cases, trained, output_dir=str(tmp_path), spacing=[11.0, 9.0, 7.0])
     twice = [str(checkpoint(trained, 0))] * 2
     together, _ = probabilities(ENSEMBLE_FILES, "ensemble#evaluator", **common, teacher_checkpoints=twice)
-    alone, _ = probabilities((*TEACHER_FILES, "evaluate"), "validate#evaluator", **common, fold=0)
+    alone, _ = probabilities((*TEACHER_FILES, "evaluate.json"), "validate#evaluator", **common, fold=0)
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)

@@ -73,14 +73,15 @@ def directions(loss, student, teacher, label=LABEL, index=INDEX, table=TABLE):
     )
 
 
-def exactly(actual, expected):
-    torch.testing.assert_close(actual.double(), torch.as_tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+def exactly(expected):
+    """Numbers in float64."""
+    return pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 def test_values_of_the_released_functions():
     memory, loss, student, teacher = case()
     (first, first_gradient), (second, second_gradient) = directions(loss, student, teacher)
-    exactly(torch.stack([first, second]), VALUES)
+    assert [first.item(), second.item()] == exactly(VALUES)
     # Without the 1e-7 that the released code adds to a denominator, see below.
     assert first.item() == pytest.approx(9.599509416132816, abs=1e-5)
     assert second.item() == pytest.approx(12.689397329622253, abs=1e-5)
@@ -88,12 +89,12 @@ def test_values_of_the_released_functions():
     assert second_gradient.norm().item() == pytest.approx(4.190959801708699, rel=1e-7)
     assert first_gradient.sum().item() == pytest.approx(-5.9552271779742085, rel=1e-7)
     assert second_gradient.sum().item() == pytest.approx(-8.330493557933979, rel=1e-7)
-    exactly(loss.log_partition, PARTITION.log())
-    exactly(loss(student, teacher, LABEL, INDEX, table=TABLE), sum(VALUES))
+    assert loss.log_partition.tolist() == exactly(PARTITION.log().tolist())
+    assert loss(student, teacher, LABEL, INDEX, table=TABLE).item() == exactly(sum(VALUES))
     expected = torch.tensor([0.5057898, -0.08659498, -0.65507996, -0.51987642, 0.01113632, 0.19275044]).double()
     torch.testing.assert_close(memory.student_rows[1], expected, rtol=0, atol=5e-8)  # the page's digits
-    exactly(memory.student_rows.sum(), 0.9808627304759805)
-    exactly(memory.teacher_rows.sum(), -2.309454693787565)
+    assert memory.student_rows.sum().item() == exactly(0.9808627304759805)
+    assert memory.teacher_rows.sum().item() == exactly(-2.309454693787565)
 
 
 def test_released_values_by_the_formula():
@@ -103,12 +104,12 @@ def test_released_values_by_the_formula():
     norms, sums = [4.754759506930093, 4.190959801708699], [-5.9552271779742085, -8.330493557933979]
     for i, (anchors, rows) in enumerate([(student, memory.teacher_rows), (teacher, memory.student_rows)]):
         anchors.requires_grad_()
-        exactly(naive(anchors, rows, *drawn, PARTITION[i].log()), VALUES[i])
+        assert naive(anchors, rows, *drawn, PARTITION[i].log()).item() == exactly(VALUES[i])
         value = naive(anchors, rows, *drawn, PARTITION[i].log(), eps=1e-7)
-        exactly(value, released[i])
+        assert value.item() == exactly(released[i])
         (gradient,) = torch.autograd.grad(value, anchors)
-        exactly(gradient.norm(), norms[i])
-        exactly(gradient.sum(), sums[i])
+        assert gradient.norm().item() == exactly(norms[i])
+        assert gradient.sum().item() == exactly(sums[i])
 
 
 def test_one_anchor_alone():
@@ -116,16 +117,16 @@ def test_one_anchor_alone():
     _, loss, student, teacher = case()
     loss.log_partition.copy_(PARTITION.log())
     (value, _), _ = directions(loss, student[:1], teacher[:1], LABEL[:1], INDEX[:1], TABLE[:1])
-    exactly(value, 14.554087597789872)
+    assert value.item() == exactly(14.554087597789872)
     values = [loss.eval()(student[i : i + 1], teacher[i : i + 1], LABEL[i], INDEX[i], TABLE[i, None]) for i in range(4)]
-    exactly(torch.stack(values).mean(), sum(VALUES))
+    assert torch.stack(values).mean().item() == exactly(sum(VALUES))
 
 
 def test_the_expectation_of_the_released_loss():
     _, loss, student, teacher = case()
     loss.log_partition.copy_(PARTITION.log())
     (value, _), _ = directions(loss, student, teacher, table=None)
-    exactly(value, 11.108277959959272)
+    assert value.item() == exactly(11.108277959959272)
 
 
 def test_golden_file():
@@ -187,8 +188,9 @@ def test_matches_the_formula(noise):
         scores = torch.stack([rows[tables[i]] @ anchor for i, anchor in enumerate(anchors)]) / TEMPERATURE
         log_partition = torch.log(11 * scores.exp().mean())
         value = directions(loss, student.detach(), teacher.detach(), label, index, table)[which][0]
-        exactly(loss.log_partition[which], log_partition)
-        exactly(value, naive(anchors, rows, positives, negatives, log_partition, log_noise))
+        assert loss.log_partition[which].item() == exactly(log_partition.item())
+        expected = naive(anchors, rows, positives, negatives, log_partition, log_noise)
+        assert value.item() == exactly(expected.item())
 
 
 @pytest.mark.parametrize("noise", ["uniform", "class"])

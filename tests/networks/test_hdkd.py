@@ -208,7 +208,9 @@ def test_copies_and_pickles():
 
 def test_tap_points_exist():
     for network in (student(), teacher()):
-        FeatureTaps(network, network.tap_points)
+        with FeatureTaps(network, network.tap_points) as taps:
+            network(torch.randn(2, 1, 32, 32))
+            assert tuple(taps.outputs()) == network.tap_points
 
 
 @every_dimension
