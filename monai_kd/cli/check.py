@@ -6,26 +6,34 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from monai.bundle.config_parser import ConfigParser
 
 from monai_kd.cli.overrides import parse_overrides
-from monai_kd.data import check_classes, check_datalist, check_volumes
-from monai_kd.data.checks import CheckReport
 
-__all__ = ["command"]
+if TYPE_CHECKING:
+    from monai_kd.data.checks import CheckReport
 
+__all__ = ["EXAMPLES", "command"]
+
+EXAMPLES = (
+    "monai-kd check bundles/hlfd_kidney_tumor_segmentation --set dataset_dir=DATA",
+    "monai-kd check dataset.json --label-value 0 --label-value 1",
+    "monai-kd check pictures.json --classes 7 --json",
+)
 _CHECK = re.compile(r"^\$?(check_\w+\(.*\))\.raise_if_bad\(\)")
 _VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 
 
 def command(
     source: Annotated[Path, typer.Argument(help="A data list (JSON) or a bundle's folder.")],
-    config: Annotated[list[Path] | None, typer.Option(help="Of a bundle: a file behind train.json; repeat it.")] = None,
+    config: Annotated[
+        list[Path] | None, typer.Option(help="Of a bundle: a file behind train.json; repeat it for more.")
+    ] = None,
     override: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of a bundle: a key, such as dataset_dir.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of a bundle: a key, such as dataset_dir; repeat it."),
     ] = None,
     classes: Annotated[int | None, typer.Option(help="Of a data list: labels are classes 0 to N - 1.")] = None,
     label_value: Annotated[
@@ -35,7 +43,8 @@ def command(
 ) -> None:
     """Read every file once and list all that is wrong: unreadable, misfitting, mislabelled, duplicate cases.
 
-    The exit status is 1 where something is wrong.
+    Of a bundle these are the checks that its training and its evaluation begin with. The exit status is 1 where
+    something is wrong.
     """
     if source.is_dir():
         reports = _of_bundle(source, config or [], override or [])
@@ -52,18 +61,26 @@ def command(
 
 def _of_bundle(bundle: Path, files: Sequence[Path], overrides: Sequence[str]) -> dict[str, CheckReport]:
     """The checks that the bundle's training and evaluation begin with, all of them."""
+    from monai.bundle.config_parser import ConfigParser
+
+    from monai_kd._bundle_scripts import importable
+
+    train, evaluate = bundle / "configs" / "train.json", bundle / "configs" / "evaluate.json"
+    if not train.is_file():
+        raise FileNotFoundError(f"'{bundle}' has no configs/train.json.")
+    if missing := [str(path) for path in files if not path.is_file()]:
+        raise FileNotFoundError(f"no configuration file at {missing}.")
     reports = {}
-    for name, further in (("training", []), ("test", [bundle / "configs" / "evaluate.json"])):
+    for name, further in (("training", []), ("test", [evaluate] if evaluate.is_file() else [])):
         parser = ConfigParser()
-        train = bundle / "configs" / "train.json"
-        if not train.is_file():
-            raise FileNotFoundError(f"'{bundle}' has no configs/train.json.")
-        parser.read_config([str(path) for path in (train, *files, *further) if path.is_file()])
+        parser.read_config([str(path) for path in (train, *files, *further)])
         parser.update({"bundle_root": str(bundle), **parse_overrides(overrides)})
         expressions = [found[1] for step in parser.get("initialize", []) if (found := _CHECK.match(str(step)))]
         for number, expression in enumerate(expressions):
             parser["monai_kd_check"] = f"${expression}"
-            reports[name if number == 0 else f"{name} {number + 1}"] = parser.get_parsed_content("monai_kd_check")
+            with importable(bundle.resolve()):
+                found = parser.get_parsed_content("monai_kd_check")
+            reports[name if number == 0 else f"{name} {number + 1}"] = found
     if not reports:
         raise ValueError(
             f"'{bundle}' does not check its data when it begins; give its data list, a JSON file, instead."
@@ -95,6 +112,8 @@ def _checker(
     items: Sequence[Mapping[str, Any]], classes: int | None, values: Sequence[int] | None
 ) -> Callable[[Any], CheckReport]:
     """By what the items are: class indices, volumes, or pictures with masks."""
+    from monai_kd.data import check_classes, check_datalist, check_volumes
+
     if classes is not None:
         return lambda found: check_classes(found, classes, progress=True)
     if any(isinstance(item.get("label"), int) for item in items):

@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from monai.bundle.config_parser import ConfigParser
-from torch import nn
 
 from monai_kd.cli.overrides import parse_overrides
-from monai_kd.taps import tap_table
 
-__all__ = ["command"]
+if TYPE_CHECKING:
+    from monai.bundle.config_parser import ConfigParser
+    from torch import nn
+
+    from monai_kd.taps import TapTable
+
+__all__ = ["EXAMPLES", "command"]
+
+EXAMPLES = (
+    "monai-kd taps bundles/hdkd_skin_lesion_classification --key teacher_def",
+    "monai-kd taps bundles/kdas_polyp_segmentation --input-shape 1,3,352,352",
+    "monai-kd taps --network resnet18 --input-shape 1,3,64,64,64 --json",
+)
+_SUFFIXES = (".json", ".yaml", ".yml")
 
 
 def command(
@@ -28,29 +38,44 @@ def command(
     key: Annotated[str, typer.Option(help="Of the bundle: the network's key, such as teacher_def.")] = "network_def",
     input_shape: Annotated[
         str | None,
-        typer.Option(metavar="B,C,SIZES", help="Shape of the input, such as 1,1,96,96,96; a bundle says its own."),
+        typer.Option(
+            metavar="B,C,SIZES",
+            help="Shape of the input, such as 1,1,96,96,96; a bundle's metadata may say it.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the layers of a network that a term can tap, with output shape, stride and parameters."""
+    """List the layers of a network that a term can tap, with output shape, stride and parameters.
+
+    The network is built with random weights and runs once on zeros.
+    """
     if (bundle is None) == (network is None):
         raise typer.BadParameter("give a bundle's folder or --network, one of them")
-    if network is not None:
-        if input_shape is None:
-            raise typer.BadParameter("--network needs --input-shape, such as 1,1,96,96,96")
-        model = _build({"_target_": network, **parse_overrides(argument or [])})
-        shape = _shape(input_shape)
+    shape = None if input_shape is None else _shape(input_shape)
+    if network is not None and shape is None:
+        raise typer.BadParameter("--network needs --input-shape, such as 1,1,96,96,96")
+    if argument and network is None:
+        raise typer.BadParameter("--argument belongs to --network; a bundle's network has arguments of its own")
+    if bundle is not None:
+        table = _of_bundle(bundle, key, shape)
     else:
-        assert bundle is not None  # noqa: S101  # one of both
-        model, default = _of_bundle(bundle, key)
-        shape = _shape(input_shape) if input_shape else default
-    table = tap_table(model, shape)
+        from monai.bundle.config_parser import ConfigParser
+
+        parser = ConfigParser({"network": {"_target_": network, **parse_overrides(argument or [])}})
+        table = _table(_build(parser, "network", str(network)), shape or [])
     typer.echo(json.dumps([asdict(row) for row in table], indent=2) if as_json else str(table))
 
 
-def _of_bundle(bundle: Path, key: str) -> tuple[nn.Module, list[int]]:
+def _of_bundle(bundle: Path, key: str, shape: list[int] | None) -> TapTable:
+    from monai.bundle.config_parser import ConfigParser
+
+    from monai_kd._bundle_scripts import importable
+
+    if not bundle.is_dir():
+        raise FileNotFoundError(f"no bundle at '{bundle}': expected a folder with configs/.")
     configs = bundle / "configs"
-    path = next((p for name in ("train", "inference") for p in sorted(configs.glob(f"{name}.*"))), None)
+    files = [configs / f"{name}{suffix}" for name in ("train", "inference") for suffix in _SUFFIXES]
+    path = next((file for file in files if file.is_file()), None)
     if path is None:
         raise FileNotFoundError(f"'{bundle}' has no configs/train.json or configs/inference.json.")
     parser = ConfigParser()
@@ -60,7 +85,9 @@ def _of_bundle(bundle: Path, key: str) -> tuple[nn.Module, list[int]]:
         raise ValueError(f"'{path}' has no '{key}'; networks may be at {networks}: give one with --key.")
     parser["bundle_root"] = str(bundle)
     metadata = ConfigParser.load_config_file(configs / "metadata.json") if (configs / "metadata.json").is_file() else {}
-    return parser.get_parsed_content(key), _default_shape(metadata)
+    shape = shape or _default_shape(metadata)
+    with importable(bundle.resolve()):
+        return _table(_build(parser, key, f"'{key}' of '{path}'"), shape)
 
 
 def _default_shape(metadata: dict[str, Any]) -> list[int]:
@@ -72,11 +99,30 @@ def _default_shape(metadata: dict[str, Any]) -> list[int]:
     return [1, int(image.get("num_channels", 1)), *sizes]
 
 
-def _build(config: dict[str, Any]) -> nn.Module:
-    model = ConfigParser({"network": config}).get_parsed_content("network")
+def _build(parser: ConfigParser, key: str, name: str) -> nn.Module:
+    from torch import nn
+
+    from monai_kd.zoo.teacher_bundle import root_cause
+
+    try:
+        model = parser.get_parsed_content(key)
+    except Exception as error:  # of MONAI's parser, around whatever went wrong
+        raise ValueError(f"{name} cannot be made: {root_cause(error)}") from error
     if not isinstance(model, nn.Module):
-        raise ValueError(f"'{config['_target_']}' is a {type(model).__name__}, not a network.")
+        raise ValueError(f"{name} is a {type(model).__name__}, not a network.")
     return model
+
+
+def _table(model: nn.Module, shape: list[int]) -> TapTable:
+    from monai_kd.taps import tap_table
+
+    try:
+        return tap_table(model, shape)
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"{type(model).__name__} does not take an input of shape {tuple(shape)}: {error}\n"
+            "Give the shape that it takes with --input-shape."
+        ) from error
 
 
 def _shape(text: str) -> list[int]:

@@ -1,0 +1,19 @@
+import pytest
+import typer
+
+from monai_kd.cli.seeds import parse_seeds
+
+
+@pytest.mark.parametrize("text", ["0,1,12", "0 1 12", " 0, 1,  12 "])
+def test_commas_or_blanks(text):
+    assert parse_seeds(text) == (0, 1, 12)
+
+
+def test_one_seed():
+    assert parse_seeds("7") == (7,)
+
+
+@pytest.mark.parametrize("text", ["", "0,x", "1.5", "0;1"])
+def test_anything_else_is_wrong(text):
+    with pytest.raises(typer.BadParameter, match="as 0,1,2; got"):
+        parse_seeds(text)
