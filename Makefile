@@ -16,7 +16,6 @@ LABEL_INSTALL = $(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-ve
 RUN = OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m monai.bundle run --meta_file $(BUNDLE)/configs/metadata.json \
 	--logging_file $(BUNDLE)/configs/logging.conf --bundle_root $(BUNDLE)
 C := $(BUNDLE)/configs
-INFER = $(RUN) --config_file "['$(C)/inference.json','$(C)/demo.json']" --dataset_dir $(OUT)/new_frames/images
 
 .PHONY: install demo test test-label lint clean
 
@@ -29,25 +28,14 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	@echo "--- 1/4 the teacher, trained on all labels"
-	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/teacher.json']" --labelled_fraction 1.0
-	@echo "--- 2/4 the student alone and the distilled student, on a quarter of the labels"
-	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/baseline.json']"
-	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json']"
-	@echo "--- 3/4 evaluation on test frames, masks of new frames"
-	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/teacher.json','$(C)/evaluate.json']"
-	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/baseline.json','$(C)/evaluate.json']"
-	$(RUN) --config_file "['$(C)/train.json','$(C)/demo.json','$(C)/evaluate.json']"
+	@echo "--- 1/2 the teacher on all labels, the student alone and distilled on a quarter: trained, scored, compared"
+	OMP_NUM_THREADS=1 $(BIN)/monai-kd compare $(BUNDLE) --config $(C)/demo.json --seeds 0 \
+		--set teacher:labelled_fraction=1.0 --output $(OUT)/comparison
+	@echo "--- 2/2 masks of new frames by the distilled student"
 	$(BIN)/python -c "from monai_kd.data import make_polyp_frames; make_polyp_frames('$(OUT)/new_frames', count=4, seed=1)"
-	$(INFER) --checkpoint teacher.pt --output_dir $(OUT)/masks/teacher --network_def @teacher_def
-	$(INFER) --checkpoint baseline.pt --output_dir $(OUT)/masks/baseline
-	$(INFER) --output_dir $(OUT)/masks/distilled
-	@echo "--- 4/4 the comparison"
-	$(BIN)/python -m monai_kd.report $(OUT) --also meanIoU MAE \
-		--frames $(OUT)/new_frames/images --labels $(OUT)/new_frames/masks \
-		--masks teacher=$(OUT)/masks/teacher baseline=$(OUT)/masks/baseline distilled=$(OUT)/masks/distilled \
-		--note "Generated frames. The teacher saw every training label, both students a quarter of them; the distilled \
-	student also saw the other frames, unlabelled."
+	$(RUN) --config_file "['$(C)/inference.json','$(C)/demo.json']" --dataset_dir $(OUT)/new_frames/images \
+		--ckpt_dir $(OUT)/comparison/distilled/seed_0/models --output_dir $(OUT)/masks
+	$(BIN)/monai-kd report $(OUT)/comparison
 
 # One process a core, each on one thread; the tests of a file stay together and share what they have trained.
 test: lint

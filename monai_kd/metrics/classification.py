@@ -32,8 +32,10 @@ from monai_kd.metrics._cases import case_name, mean_of_known, write_table
 Array = NDArray[np.float64]
 Classes = NDArray[np.int64]
 
+CLASS_SCORES = ("precision", "recall", "specificity", "f1", "auc")
+"""The scores that every class has, each as ``<score>_<class>``."""
+
 _MACRO = ("precision", "recall", "f1", "auc", "specificity")
-_PER_CLASS = ("precision", "recall", "specificity", "f1", "auc")
 _SCALARS = (
     "accuracy",
     "balanced_accuracy",
@@ -135,7 +137,7 @@ class ClassificationMetrics(Metric):
     ) -> None:
         _check_names(class_names)
         self.class_names = tuple(class_names)
-        self._known = [*_SCALARS, *(f"{kind}_{name}" for name in self.class_names for kind in _PER_CLASS)]
+        self._known = [*_SCALARS, *(f"{kind}_{name}" for name in self.class_names for kind in CLASS_SCORES)]
         if score not in self._known:
             raise ValueError(f"unknown score {score!r}, expected one of {', '.join(self._known)}.")
         self.score = score
@@ -284,7 +286,7 @@ def _scores(probabilities: Array, labels: Classes, class_names: Sequence[str]) -
     with np.errstate(invalid="ignore"):
         specificity = (negatives - false_positives) / negatives
     auc = [_auc(labels == index, probabilities[:, index]) for index in indices]
-    values = dict(zip(_PER_CLASS, (precision, recall, specificity, f1, np.array(auc))))
+    values = dict(zip(CLASS_SCORES, (precision, recall, specificity, f1, np.array(auc))))
     scores = {
         "accuracy": float(accuracy_score(labels, predicted)),
         "balanced_accuracy": mean_of_known(recall[present]),
@@ -295,7 +297,7 @@ def _scores(probabilities: Array, labels: Classes, class_names: Sequence[str]) -
         "images": len(labels),
     }
     for index, name in enumerate(class_names):
-        scores |= {f"{kind}_{name}": float(values[kind][index]) for kind in _PER_CLASS}
+        scores |= {f"{kind}_{name}": float(values[kind][index]) for kind in CLASS_SCORES}
     return scores
 
 
@@ -356,9 +358,9 @@ def _image(index: int, images: Sequence[str]) -> str:
 def _write_classes(path: Path, class_names: Sequence[str], scores: dict[str, float], confusion: Classes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [
-        [*counts, *(scores[f"{kind}_{name}"] for kind in _PER_CLASS)]
+        [*counts, *(scores[f"{kind}_{name}"] for kind in CLASS_SCORES)]
         for name, counts in zip(class_names, zip(confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist()))
     ]
-    write_table(path, ["class", "true_images", "predicted_images", *_PER_CLASS], class_names, rows)
+    write_table(path, ["class", "true_images", "predicted_images", *CLASS_SCORES], class_names, rows)
     beside = path.with_name(f"{path.stem}_confusion.csv")
     write_table(beside, ["true_class", *class_names], class_names, confusion.tolist())

@@ -28,14 +28,18 @@ Labels = NDArray[np.uint8]
 ORGAN_AND_TUMOUR: Mapping[str, Sequence[int]] = {"organ": (1, 2), "tumour": (2,)}
 """Labels of each region in KiTS19, LiTS and similar sets: the tumour is part of the organ."""
 
-_SCORES = (
+REGION_SCORES = (
     "Dice_{}",
     "ASSD_{}_mm",
     "HD95_{}_mm",
     "volume_error_{}_ml",
     "volume_error_{}_percent",
 )
-_SLICE_SCORES = ("sliceDice_{}", "sliceVOE_{}", "sliceRVD_{}")
+"""Names of the scores that every region has, with ``{}`` in the place of the region."""
+
+SLICE_SCORES = ("sliceDice_{}", "sliceVOE_{}", "sliceRVD_{}")
+"""Names of the slice-filtered scores, in the same way."""
+
 _COUNTS = ("true_voxels_{}", "pred_voxels_{}", "common_voxels_{}")
 _SLICE_THRESHOLD = 0.4
 _CHUNK = 8
@@ -118,10 +122,10 @@ def region_scores(
     box = _bounding_box((truth | guess) > 0)
     for region, labels in regions.items():
         true, found = np.isin(truth[box], labels), np.isin(guess[box], labels)
-        scores |= _named(region, _SCORES + _COUNTS, _volume_scores(found, true, voxel, empty))
+        scores |= _named(region, REGION_SCORES + _COUNTS, _volume_scores(found, true, voxel, empty))
         if slice_axis is not None:
             counts = _slice_counts(pred, np.isin(truth, labels), list(labels), slice_axis)
-            scores |= _named(region, _SLICE_SCORES, _slice_scores(*counts))
+            scores |= _named(region, SLICE_SCORES, _slice_scores(*counts))
     return scores
 
 
@@ -186,7 +190,7 @@ class RegionMetrics(Metric):
         self.slice_axis = slice_axis
         self.score = score
         self.cases_path = None if cases_path is None else Path(cases_path)
-        self._means = _SCORES + (() if slice_axis is None else _SLICE_SCORES)
+        self._means = REGION_SCORES + (() if slice_axis is None else SLICE_SCORES)
         self._columns = [kind.format(name) for name in self.regions for kind in self._means + _COUNTS]
         known = self._aggregate(np.empty((0, len(self._columns))))
         if score not in known:

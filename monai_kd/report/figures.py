@@ -30,7 +30,7 @@ def gap_bar(summary: Summary, name: str = "gap") -> str:
 
     def paint(axes: Any) -> None:
         means = {name: one["scores"][score]["mean"] for name, one in networks.items()}
-        roles = {one["role"]: means[name] for name, one in networks.items() if one["role"] != "student"}
+        roles = {one["role"]: means[name] for name, one in networks.items() if one["role"] in ("teacher", "baseline")}
         if "teacher" in roles:
             axes.axvspan(*sorted(roles.values()), color=GRID, alpha=0.35, linewidth=0)
         for mean in roles.values():
@@ -50,8 +50,8 @@ def gap_bar(summary: Summary, name: str = "gap") -> str:
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(score)
 
-    height = 0.75 + 0.42 * len(networks)
-    return draw(name, f"{score} of every network, with 95 % intervals over seeds", (4.6, height), paint)
+    height = 0.7 + 0.4 * len(networks)
+    return draw(name, f"{score} of every network, with 95 % intervals over seeds", (4.2, height), paint)
 
 
 def training_curve(summary: Summary, column: str, name: str) -> str:
@@ -60,7 +60,7 @@ def training_curve(summary: Summary, column: str, name: str) -> str:
 
     def paint(axes: Any) -> None:
         for network, seeds in summary["histories"].items():
-            label = _short(network, 18)
+            label = _label(network, 18)
             for history in seeds.values():
                 points = [
                     (epoch, value)
@@ -124,7 +124,7 @@ def class_dots(summary: Summary, kind: str, name: str) -> str:
 
     def paint(axes: Any) -> None:
         for place, (one, network) in enumerate(networks.items()):
-            label = _short(one, 18)
+            label = _label(one, 18)
             for row, score in enumerate(scores.values()):
                 found = network["scores"].get(score, {"mean": None})
                 if found["mean"] is not None:
@@ -136,7 +136,7 @@ def class_dots(summary: Summary, kind: str, name: str) -> str:
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         axes.set_title(kind.replace("_", " "), loc="left")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12 - 0.1 / len(scores)), ncols=3)
+        axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
     height = 1.0 + len(scores) * (0.14 + 0.13 * len(networks))
     return draw(name, f"{kind} by class, with 95 % intervals over seeds", (4.2, height), paint)
@@ -197,7 +197,7 @@ def roc(summary: Summary, of_class: str, name: str) -> str:
                 color=style.colour,
                 linestyle=style.dashes,
                 linewidth=1.4,
-                label=f"{_short(network, 14)} {curve['auc']:.3f}",
+                label=f"{_label(network, 14)} {curve['auc']:.3f}",
             )
         _unit(axes)
         axes.set_xlabel("false positive rate")
@@ -223,9 +223,9 @@ def reliability(summary: Summary, network: str, name: str) -> str:
         _unit(axes)
         axes.set_xlabel("confidence")
         axes.set_ylabel("accuracy")
-        axes.set_title(_short(network, 30), loc="left")
+        axes.set_title(_short(network, 18), loc="left")
         if found["mean"] is not None:
-            axes.text(0.97, 0.05, f"calibration error {found['mean']:.3f}", ha="right", color=INK, fontsize=8)
+            axes.set_title(f"error {found['mean']:.3f}", loc="right", fontsize=8)
 
     return draw(name, f"reliability of {network}", (3.0, 3.1), paint, square=True)
 
@@ -252,6 +252,11 @@ def _unit(axes: Any) -> None:
 
 def _baseline(summary: Summary) -> str:
     return next(name for name, one in summary["networks"].items() if one["role"] == "baseline")
+
+
+def _label(text: str, length: int) -> str:
+    """For a legend, which leaves out what begins with an underscore."""
+    return _short(f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text, length)
 
 
 def _short(text: str, length: int) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["save_overlays"]
+__all__ = ["PREDICTION", "TRUTH", "partner", "save_overlays"]
 
-_TRUTH, _PREDICTION = "#37e36b", "#ffd23f"
+TRUTH, PREDICTION = "#37e36b", "#ffd23f"
+"""Colours of outlines."""
 
 
 def save_overlays(
@@ -49,8 +50,8 @@ def save_overlays(
             if row == 0:
                 axis.set_title(title)
             if truth is not None:
-                _outline(axis, truth, _TRUTH)
-            _outline(axis, _mask(partner(Path(folder), Path(image).stem), frame), _PREDICTION)
+                _outline(axis, truth, TRUTH)
+            _outline(axis, _mask(partner(Path(folder), Path(image).stem), frame), PREDICTION)
     figure.supxlabel("green: truth, yellow: prediction" if labels is not None else "yellow: prediction", fontsize=9)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from monai_kd._files import write_whole
 from monai_kd.report import figures
+from monai_kd.report.overlays import PREDICTION, TRUTH
 from monai_kd.report.pictures import Panel, case_pictures
 from monai_kd.report.study import load_study
 from monai_kd.report.summary import summarise
+from monai_kd.report.svg import styles
 
 __all__ = ["markdown", "page", "write_report"]
 
-_PICTURES = 3  # of the cases that gained most and of those that lost most
+_PICTURES = 3  # segmented cases that are drawn of those that gained most, and of those that lost most
 _DOTS = ("Dice", "recall", "auc", "HD95_mm")
 _MOST_ROCS = 12
 _MOST_WORDS = 12
@@ -36,19 +40,16 @@ def write_report(root: str | Path) -> Path:
 
     Raises:
         ImportError: jinja2 or matplotlib is not installed.
-        FileNotFoundError, ValueError, KeyError: what ``load_study`` refuses.
+        FileNotFoundError, ValueError: what ``load_study`` refuses.
     """
     study = load_study(root)
     summary = summarise(study)
-    chosen = [
-        case
-        for one in summary["comparisons"].values()
-        for case in dict.fromkeys([*one["gained"][:_PICTURES], *one["lost"][:_PICTURES]])
-    ]
+    most = None if summary["classification"] else _PICTURES
+    chosen = [case for one in summary["comparisons"].values() for case in (*one["gained"][:most], *one["lost"][:most])]
     texts = {
         "report.json": json.dumps(summary, indent=2, allow_nan=False) + "\n",
         "report.md": markdown(summary),
-        "report.html": page(summary, case_pictures(study, chosen)),
+        "report.html": page(summary, case_pictures(study, dict.fromkeys(chosen))),
     }
     for name, text in texts.items():
         write_whole(study.root / name, text)
@@ -76,12 +77,26 @@ def page(summary: Mapping[str, Any], pictures: Mapping[str, Sequence[Panel]] | N
     per_class = {name for kind in summary["per_class"]["kinds"].values() for name in kind.values()}
     shown = {1: "helped", -1: "hurt", 0: "open"}
     verdicts = [
-        {**one, "shown": shown[one["shown"]], "parts": _sentences(one["sentence"])} for one in summary["verdicts"]
+        {
+            **one,
+            "shown": shown[one["shown"]],
+            "parts": _sentences(one["sentence"]),
+            "cost": _typeset(one["cost"]),
+        }
+        for one in summary["verdicts"]
     ]
+    cost = ""
+    if len(verdicts) > 1 and len({one["cost"] for one in verdicts}) == 1:  # said once for all students
+        cost, verdicts = verdicts[0]["cost"], [{**one, "cost": ""} for one in verdicts]
     return environment.get_template("report.html.jinja").render(
         s={**summary, "verdicts": verdicts},
         f=_figures(dict(summary)),
         keys=_keys(summary),
+        roles={name: _role(name, one["role"]) for name, one in summary["networks"].items()},
+        cost=cost,
+        has_gap="teacher" in {one["role"] for one in summary["networks"].values()},
+        colours={"truth": TRUTH, "prediction": PREDICTION},
+        volumes=any(panel.planes > 1 for panels in (pictures or {}).values() for panel in panels),
         measured="peak_bytes" in next(iter(summary["networks"].values()))["cost"],
         overall=[name for name in summary["scores"] if name not in per_class and name != summary["score"]],
         rows={name: {row["case"]: row for row in one["by_case"]} for name, one in summary["comparisons"].items()},
@@ -102,7 +117,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         spread = "" if found["deviation"] is None else f" ± {_number(found['deviation'])}"
         rows.append(
             [
-                name,
+                name + (f" ({role})" if (role := _role(name, network["role"])) else ""),
                 str(len(network["seeds"])),
                 f"{_number(found['mean'])}{spread}",
                 _interval(found),
@@ -153,17 +168,19 @@ def _figures(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _keys(summary: Mapping[str, Any]) -> dict[str, str]:
     """The page's colour of every network, as the figures have it."""
-    students = [name for name, one in summary["networks"].items() if one["role"] == "student"]
-    return {
-        name: f"--student-{students.index(name) % 5}" if name in students else f"--{one['role']}"
-        for name, one in summary["networks"].items()
-    }
+    return {name: style.variable for name, style in styles(dict(summary)).items()}
 
 
 def _sentences(text: str) -> list[str]:
     """The verdict without its intervals, for large print, and the rest of it."""
     first, bracket, rest = text.partition(" (95 % interval ")
-    return [f"{first}.", f"95 % interval {rest.replace(').', '.', 1)}"] if bracket else [text]
+    parts = [f"{first}.", f"95 % interval {rest.replace(').', '.', 1)}"] if bracket else [text]
+    return [_typeset(part) for part in parts]
+
+
+def _typeset(text: str) -> str:
+    """Minus signs, and numbers on one line with their percent sign."""
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", re.sub(r"(?<=[ (])-(?=\d)", _MINUS, text))
 
 
 def _what_was_run(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -177,19 +194,40 @@ def _what_was_run(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         "seeds": "; ".join(f"{name} {', '.join(map(str, one['seeds']))}" for name, one in summary["networks"].items()),
         "config files": _words(run.get("config_files")),
-        "overrides": _words(run.get("overrides")),
+        "overrides": ", ".join(f"{key} = {_words(one)}" for key, one in (run.get("overrides") or {}).items()),
         "data": _words(data.get("dataset_dir")),
         "split": _words(data.get("split")),
         "versions": _words(run.get("versions")),
-        "git": _words(run.get("git")),
-        "created": _words(run.get("created")),
+        "git": _git(run.get("git")),
+        "begun": _moment(run.get("created")),
     }
     return [(key, value) for key, value in facts.items() if value]
 
 
+def _role(name: str, role: str) -> str:
+    """What a network is, where its name does not say so; a student is distilled."""
+    words = {"teacher": "teacher", "auxiliary": "further teacher", "baseline": "student alone"}
+    return "" if name == role else words.get(role, "")
+
+
 def _recipe(name: str, role: str, files: Sequence[str]) -> str:
-    text = name if name == role else f"{name} ({role})"
+    text = f"{name} ({word})" if (word := _role(name, role)) else name
     return f"{text}: {', '.join(map(str, files))}" if files else text
+
+
+def _git(value: Any) -> str:
+    if not isinstance(value, dict) or "commit" not in value:
+        return _words(value)
+    return f"commit {value['commit']}" + (", with changes that are not in it" if value.get("changed") else "")
+
+
+def _moment(value: Any) -> str:
+    """A time as it is read, in UTC; other text as it is."""
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return _words(value)
+    return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC" if moment.tzinfo else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def _words(value: Any) -> str:
@@ -210,7 +248,7 @@ def _command(value: Any) -> str:
 
 
 def _number(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    return _NONE if value is None else (f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}").replace("-", _MINUS)
 
 
 def _signed(value: float | None) -> str:
@@ -255,8 +293,7 @@ def _duration(value: float | None) -> str:
 
 def _cell(text: str) -> str:
     """Text that is no markup in a table of Markdown."""
-    for mark in ("\\", "|", "<", "`", "*", "["):
-        text = text.replace(mark, f"\\{mark}")
+    text = re.sub(r"[\\|<&`*\[~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
     return " ".join(text.split())
 
 
@@ -275,6 +312,7 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "significant": _significant,
     "bytes": _bytes,
     "duration": _duration,
+    "moment": _moment,
     "case_name": _case_name,
     "words": lambda text: str(text).replace("_", " "),
 }

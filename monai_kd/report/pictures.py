@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from skimage.measure import find_contours
 
-from monai_kd.report.overlays import _PREDICTION, _TRUTH
+from monai_kd.report.overlays import PREDICTION, TRUTH
 from monai_kd.report.study import Run, Study
 
 __all__ = ["Panel", "case_pictures"]
@@ -31,10 +31,11 @@ _VOLUMES = (".nii", ".nii.gz")
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a case: what it shows, and the picture as a data URI."""
+    """One picture of a case: what it shows, the picture as a data URI, and how many planes lie below each other."""
 
     title: str
     uri: str
+    planes: int = 1
 
 
 def case_pictures(study: Study, cases: Iterable[str]) -> dict[str, list[Panel]]:
@@ -69,10 +70,10 @@ def _panels(study: Study, case: str, image: Path, label: Path | None) -> list[Pa
     panels = [Panel("image", _encode([frame], []))]
     truth = None if label is None else _labels(label)
     if truth is not None:
-        panels.append(Panel("truth", _encode([frame], [[(truth, _TRUTH)]])))
+        panels.append(Panel("truth", _encode([frame], [[(truth, TRUTH)]])))
     for name, path in paths.items():
-        drawn = [(truth, _TRUTH)] if truth is not None else []
-        panels.append(Panel(name, _encode([frame], [[*drawn, (_labels(path), _PREDICTION)]])))
+        drawn = [(truth, TRUTH)] if truth is not None else []
+        panels.append(Panel(name, _encode([frame], [[*drawn, (_labels(path), PREDICTION)]])))
     return panels
 
 
@@ -92,15 +93,15 @@ def _volume_panels(image: Path, label: Path | None, paths: Mapping[str, Path]) -
         return [_square(_plane(values, axis, point[axis], box), axis, spacing) for axis, box in zip((2, 1, 0), boxes)]
 
     frames = [np.repeat(plane[..., None], 3, axis=-1) for plane in planes(grey)]
-    panels = [Panel("image", _encode(frames, []))]
+    panels = [Panel("image", _encode(frames, []), 3)]
     outline = None if truth is None else planes(truth)
     if outline is not None:
-        panels.append(Panel("truth", _encode(frames, [[(plane, _TRUTH)] for plane in outline])))
+        panels.append(Panel("truth", _encode(frames, [[(plane, TRUTH)] for plane in outline]), 3))
     for name, mask in masks.items():
-        drawn = [[(plane, _PREDICTION)] for plane in planes(mask)]
+        drawn = [[(plane, PREDICTION)] for plane in planes(mask)]
         if outline is not None:
-            drawn = [[(true, _TRUTH), *one] for true, one in zip(outline, drawn)]
-        panels.append(Panel(name, _encode(frames, drawn)))
+            drawn = [[(true, TRUTH), *one] for true, one in zip(outline, drawn)]
+        panels.append(Panel(name, _encode(frames, drawn), 3))
     return panels
 
 
@@ -110,18 +111,21 @@ def _volume_panels(image: Path, label: Path | None, paths: Mapping[str, Path]) -
 def _item(study: Study, case: str) -> tuple[Path, Path | None] | None:
     """Image and label of a case, where their files are there."""
     data = study.about.get("data") or {}
-    root = Path(str(data.get("dataset_dir", ".")))
+    root = Path(str(data.get("dataset_dir") or "."))
     listed = data.get("test_cases")
     name = case.removeprefix("'")
-    if isinstance(listed, list):
-        for item in listed:
-            paths = {key: root / str(item[key]) for key in ("image", "label") if isinstance(item, dict) and key in item}
-            if "image" in paths and any(_names(path, name) for path in paths.values()):
-                label = paths.get("label")
-                there = paths["image"].is_file()
-                return (paths["image"], label if label is not None and label.is_file() else None) if there else None
+    for item in listed if isinstance(listed, list) else []:
+        image, label = (_file(root, item.get(key)) if isinstance(item, dict) else None for key in ("image", "label"))
+        if image is not None and any(_names(path, name) for path in (image, label) if path is not None):
+            return (image, label if label is not None and label.is_file() else None) if image.is_file() else None
     image = root / name  # as a classification's predictions name it
     return (image, None) if image.is_file() and image.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp") else None
+
+
+def _file(root: Path, value: Any) -> Path | None:
+    """A path of a data list; the first of an image in several files. A class is none."""
+    value = value[0] if isinstance(value, list) and value else value
+    return root / value if isinstance(value, str) and PurePosixPath(value).suffix else None
 
 
 def _names(path: Path, case: str) -> bool:
@@ -131,19 +135,29 @@ def _names(path: Path, case: str) -> bool:
 
 
 def _mask_of(runs: Sequence[Run], case: str, image: Path, label: Path | None) -> Path | None:
-    flat = _stem(case.removeprefix("'")).replace("/", "_")
-    stems = dict.fromkeys(
-        [flat, _stem(PurePosixPath(case).name), *([] if label is None else [_stem(label.name)]), _stem(image.name)]
-    )
+    """A case's mask of the first run that has one."""
+    case = case.removeprefix("'")
+    flat = _stem(case).replace("/", "_")
+    sources = [image, *([] if label is None else [label]), Path(case)]
+    stems = dict.fromkeys([flat, *(_stem(path.name) for path in reversed(sources))])
     for run in runs:
-        files = sorted(path for path in (run.folder / "masks").rglob("*") if path.is_file())
+        masks = run.folder / "masks"
+        files = sorted(path for path in masks.rglob("*") if path.is_file())
         for stem in stems:
-            close = [path for path in files if _stem(path.name) == stem or _stem(path.name).startswith(f"{stem}_")]
-            # Equally named files in folders of their own: the folder of the case decides.
-            inside = [path for path in close if set(PurePosixPath(case).parts[:-1]) & set(path.parts)]
-            if len(close) == 1 or inside:
-                return (inside or close)[0]
+            close = [path for path in files if _stem(path.name).removesuffix("_seg") == stem]
+            close = close or [path for path in files if _stem(path.name).startswith(f"{stem}_")]
+            # Equally named files in folders of their own: the folders of the image or the label decide.
+            shared = [max(_shared(path.relative_to(masks).parent, one.parent) for one in sources) for path in close]
+            best = [path for path, number in zip(close, shared) if number == max(shared)]
+            if len(best) == 1:
+                return best[0]
     return None
+
+
+def _shared(folder: Path, other: Path) -> int:
+    """How many of the last folders of two paths are the same."""
+    pairs = list(zip(reversed(folder.parts), reversed(other.parts)))
+    return next((number for number, (one, two) in enumerate(pairs) if one != two), len(pairs))
 
 
 def _stem(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,11 @@ from monai_kd.report.evaluation import Evaluation, load_evaluations
 
 __all__ = ["Network", "Run", "Study", "load_study"]
 
-ROLES = ("teacher", "baseline", "student")
-_LOWER_IS_BETTER = ("MAE", "ASSD_", "HD95_", "volume_error_", "sliceVOE_", "sliceRVD_")
+ROLES = ("teacher", "auxiliary", "baseline", "student")
+_ERROR = re.compile(
+    "(val_|test_|mean_?)*(mae|mse|rmse|assd|hd95|hausdorff|surface_?distance|volume_error|slice(voe|rvd)_)|.*(loss|error)$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Study:
-    """A comparison: the teacher first, then the baseline and the students.
+    """A comparison: the teacher first, then further teachers ("auxiliary"), the baseline and the students.
 
     Args:
         root: the folder.
@@ -107,21 +111,20 @@ def load_study(root: str | Path) -> Study:
     Raises:
         FileNotFoundError: no ``study.json``, no finished run at all, of the baseline or of a student, or a finished run
             without its evaluation.
-        ValueError: a file that cannot be read, networks without exactly one baseline, a score that is no number or
-            better when lower, or runs without a case in common.
-        KeyError: a run without the score.
+        ValueError: a file that cannot be read, networks without exactly one baseline, a score that a run lacks, that is
+            no number or better when lower, or runs of other classes, of other regions or without a case in common.
     """
     root = Path(root)
     about = _read_json(root / "study.json", "give the folder that a comparison was written to")
     if missing_keys := [key for key in ("score", "seeds", "networks") if key not in about]:
         raise ValueError(f"'{root / 'study.json'}' has no {missing_keys}; it has {sorted(about)}.")
     score = str(about["score"])
-    if score.startswith(_LOWER_IS_BETTER):
+    if _ERROR.match(score):
         raise ValueError(f"'{score}' is an error, lower is better; networks are compared in a score such as a Dice.")
     roles = _roles(about["networks"])
     networks, missing = [], []
     for name, role in sorted(roles.items(), key=lambda item: ROLES.index(item[1])):
-        finished, unfinished = _runs(root, name, role, about)
+        finished, unfinished = _runs(root, name, about)
         missing += unfinished
         if finished:
             networks.append(Network(name, role, finished))
@@ -140,21 +143,20 @@ def _roles(networks: Mapping[str, Any]) -> dict[str, str]:
     roles = {name: str(one.get("role")) for name, one in networks.items()}
     if unknown := {name: role for name, role in roles.items() if role not in ROLES}:
         raise ValueError(f"roles are {', '.join(ROLES)}; study.json has {unknown}.")
-    counts = [list(roles.values()).count(role) for role in ROLES]
-    if counts[0] > 1 or counts[1] != 1 or counts[2] < 1:
+    count = {role: list(roles.values()).count(role) for role in ROLES}
+    if count["teacher"] > 1 or count["baseline"] != 1 or count["student"] < 1:
         raise ValueError(f"expected one baseline, students and at most one teacher; study.json has {roles}.")
     return roles
 
 
-def _runs(root: Path, name: str, role: str, about: Mapping[str, Any]) -> tuple[tuple[Run, ...], list[str]]:
+def _runs(root: Path, name: str, about: Mapping[str, Any]) -> tuple[tuple[Run, ...], list[str]]:
     """Finished runs of a network, and the names of those that are not."""
-    own = about["networks"][name].get("seeds")
+    own = about["networks"][name].get("seeds", about["seeds"])
+    if not isinstance(own, list) or not all(isinstance(seed, int) for seed in own):
+        raise ValueError(f"the seeds of '{name}' are a list of whole numbers; study.json has {own!r}.")
     there = {int(path.name[5:]) for path in (root / name).glob("seed_*") if path.name[5:].isdigit()}
     finished = {seed for seed in there if (root / name / f"seed_{seed}" / "run.json").is_file()}
-    planned = {int(seed) for seed in (about["seeds"] if own is None else own)}
-    if role == "teacher" and own is None and there:
-        planned = there  # a teacher may have fewer seeds than the students
-    missing = sorted((planned | there) - finished)
+    missing = sorted((set(own) | there) - finished)
     return tuple(_read_run(root, name, seed) for seed in sorted(finished)), [f"{name}/seed_{seed}" for seed in missing]
 
 
@@ -166,13 +168,15 @@ def _read_run(root: Path, name: str, seed: int) -> Run:
         raise FileNotFoundError(f"the run '{folder}' is finished, but has no *.evaluation.json.")
     evaluations = load_evaluations(folder)
     evaluation = evaluations.get(name) or next(iter(evaluations.values()))
-    return Run(name, seed, folder, evaluation, read_cases(folder, name), _history(folder / "history.csv"), about)
+    return Run(
+        name, seed, folder, evaluation, read_cases(folder, name), _history(folder / f"{name}.history.csv"), about
+    )
 
 
 def _check_score(run: Run, score: str) -> None:
     scores = run.evaluation.scores
     if score not in scores:
-        raise KeyError(f"'{run.name}' has no score '{score}'; it has {sorted(scores)}.")
+        raise ValueError(f"'{run.name}' has no score '{score}'; it has {', '.join(sorted(scores))}.")
     if not math.isfinite(scores[score]):
         raise ValueError(f"the {score} of '{run.name}' is not a number: no test case has it.")
 
@@ -188,6 +192,8 @@ def _align(networks: list[Network]) -> tuple[list[Network], dict[str, tuple[str,
             raise ValueError(
                 f"'{run.name}' has the classes {table.class_names}, '{runs[0].name}' {tables[0].class_names}."
             )
+        if set(table.regions) != set(tables[0].regions):
+            raise ValueError(f"'{run.name}' has the regions {table.regions}, '{runs[0].name}' {tables[0].regions}.")
     every = dict.fromkeys(name for table in tables for name in table.names)
     sets = [set(table.names) for table in tables]
     lacking = {name: tuple(run.name for run, known in zip(runs, sets) if name not in known) for name in every}

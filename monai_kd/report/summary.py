@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_kd.metrics.classification import _PER_CLASS, classification_scores
-from monai_kd.metrics.regions import _SCORES, _SLICE_SCORES
+from monai_kd.metrics import CLASS_SCORES, REGION_SCORES, SLICE_SCORES, classification_scores
 from monai_kd.report.case_tables import CaseTable, case_scores
 from monai_kd.report.cost import load_costs
 from monai_kd.report.probabilities import calibration_error, confusion_of, reliability_of, roc_of
@@ -56,7 +55,7 @@ def summarise(study: Study, seed: int = 0, resamples: int = RESAMPLES) -> dict[s
     values = {run.name: _scores_of(run, study) for run in study.runs}
     notes = _notes(study, values)
     costs, how = load_costs(study.root) or ({}, "measured after each evaluation, at different times")
-    networks = {network.name: _network(network, values, costs) for network in study.networks}
+    networks = {network.name: _network(network, values, costs, study.root) for network in study.networks}
     comparisons = {student.name: _comparison(study, student, values, seed, resamples) for student in study.students}
     labels = study.runs[0].cases.labels if study.runs[0].cases is not None else None
     return _plain(
@@ -76,7 +75,7 @@ def summarise(study: Study, seed: int = 0, resamples: int = RESAMPLES) -> dict[s
             "notes": notes,
             "networks": networks,
             "cost_measured": how,
-            "scores": list(networks[study.baseline.name]["scores"]),
+            "scores": list(_score_names(study, networks)),
             "per_class": _per_class(study, networks),
             "comparisons": comparisons,
             "classification": None if labels is None else _classification(study),
@@ -91,11 +90,16 @@ def summarise(study: Study, seed: int = 0, resamples: int = RESAMPLES) -> dict[s
 
 
 def _scores_of(run: Run, study: Study) -> dict[str, float]:
-    """The scores of a run, on the cases that all runs have."""
+    """The scores of a run, on the cases that all runs have.
+
+    A region's Dice that the evaluation lacks, as one by MONAI's MeanDice, is the mean over the cases that have it.
+    """
     kept = {name: value for name, value in run.evaluation.scores.items() if not _is_count(name)}
     table = run.cases
+    if table is not None:
+        kept = {**{f"Dice_{one}": _mean(table.scores[f"Dice_{one}"]) for one in table.regions}, **kept}
     if table is not None and study.left_out:
-        kept = _again(table, run.evaluation.scores, study.score)
+        kept = _again(table, kept, study.score)
     if table is not None and table.labels is not None and table.probabilities is not None:
         kept[CALIBRATION] = calibration_error(table.labels, table.probabilities)
     return kept
@@ -108,7 +112,7 @@ def _again(table: CaseTable, known: dict[str, float], score: str) -> dict[str, f
             again = classification_scores(table.probabilities, table.labels, table.class_names)
         return {name: value for name, value in again.items() if not _is_count(name) and name in known}
     found = {
-        name: float(np.nanmean(column)) if not np.isnan(column).all() else math.nan
+        name: _mean(column)
         for name, column in table.scores.items()
         # The best threshold of each picture is not that of all.
         if not _is_count(name) and name in known and not name.startswith("max")
@@ -122,11 +126,22 @@ def _again(table: CaseTable, known: dict[str, float], score: str) -> dict[str, f
     return found
 
 
+def _mean(column: Array) -> float:
+    return math.nan if np.isnan(column).all() else float(np.nanmean(column))
+
+
+def _score_names(study: Study, networks: dict[str, Any]) -> dict[str, None]:
+    """The scores that any network has, in the order of the baseline's."""
+    return dict.fromkeys(name for one in (study.baseline.name, *networks) for name in networks[one]["scores"])
+
+
 def _is_count(name: str) -> bool:
     return name in _COUNTS or name.startswith(_COUNTS_OF)
 
 
-def _network(network: Network, values: dict[str, dict[str, float]], costs: dict[str, Any]) -> dict[str, Any]:
+def _network(
+    network: Network, values: dict[str, dict[str, float]], costs: dict[str, Any], root: Path
+) -> dict[str, Any]:
     known = list(dict.fromkeys(name for run in network.runs for name in values[run.name]))
     scores = {}
     for name in known:
@@ -148,7 +163,7 @@ def _network(network: Network, values: dict[str, dict[str, float]], costs: dict[
         "cost": {
             **cost,
             "input_shape": list(first.evaluation.input_shape),
-            "file_bytes": _file_bytes(first),
+            "file_bytes": _file_bytes(first, root),
             "run_seconds": float(np.mean(seconds)) if seconds else None,
         },
     }
@@ -181,12 +196,12 @@ def _share(value: float) -> str:
     return f"{100 * value:.2g} %" if value < 0.995 else f"{100 * value:.0f} %"
 
 
-def _file_bytes(run: Run) -> int | None:
+def _file_bytes(run: Run, root: Path) -> int | None:
     """Size of the run's weights: the file that ``run.json`` names, the network's own, or the only one."""
     folder = run.folder / "models"
-    named = [run.about.get("checkpoint"), f"{run.network}.pt", "model.pt"]
-    paths = [folder / Path(str(name)).name for name in named if name]
-    paths += list(folder.glob("*.pt"))[:1] if len(list(folder.glob("*.pt"))) == 1 else []
+    named = [root / str(run.about["checkpoint"])] if run.about.get("checkpoint") else []
+    every = list(folder.glob("*.pt"))
+    paths = [*named, folder / f"{run.network}.pt", folder / "model.pt", *(every if len(every) == 1 else [])]
     return next((path.stat().st_size for path in paths if path.is_file()), None)
 
 
@@ -266,14 +281,18 @@ def _per_class(study: Study, networks: dict[str, Any]) -> dict[str, Any]:
     templates: Sequence[str] = ()
     if table is not None:
         classes = table.class_names or table.regions
-        templates = [f"{kind}_{{}}" for kind in _PER_CLASS] if table.class_names else [*_SCORES, *_SLICE_SCORES]
-    known = set(networks[study.baseline.name]["scores"])
+        templates = _of_classes() if table.class_names else [*REGION_SCORES, *SLICE_SCORES]
+    known = _score_names(study, networks)
     kinds = {}
     for template in templates:
         names = {one: _of_class(template, one) for one in classes}
         if found := {one: name for one, name in names.items() if name in known}:
             kinds[template.replace("_{}", "")] = found
     return {"classes": list(classes), "kinds": kinds}
+
+
+def _of_classes() -> list[str]:
+    return [f"{kind}_{{}}" for kind in CLASS_SCORES]
 
 
 def _of_class(template: str, name: str) -> str:
@@ -286,7 +305,7 @@ def _curves(study: Study) -> list[str]:
     columns = dict.fromkeys(column for run in study.runs for column in run.history)
     table = study.runs[0].cases
     classes = () if table is None else table.class_names or table.regions
-    kinds = [*_SCORES, *_SLICE_SCORES, "globalDice_{}", *(f"{kind}_{{}}" for kind in _PER_CLASS)]
+    kinds = [*REGION_SCORES, *SLICE_SCORES, "globalDice_{}", *_of_classes()]
     of_classes = {_of_class(kind, name) for kind in kinds for name in classes}
     scores = {name for run in study.runs for name in run.evaluation.scores}
     shown = [c for c in columns if c != "epoch" and not _is_count(c) and c not in of_classes]

@@ -14,17 +14,16 @@ __all__ = ["GRID", "INK", "MUTED", "Style", "draw", "styles"]
 # Stand-ins that no figure uses otherwise; `_themed` puts the page's colours in their place, so that one picture serves
 # both colour schemes. Behind the comma is the colour without a page.
 INK, MUTED, GRID = "#010101", "#010102", "#010103"
-_STUDENTS = 5
+_STUDENTS = ("#0f766e", "#b45309", "#6d28d9", "#be185d", "#4d7c0f")
+_AUXILIARIES = ("#2f5fb3", "#8a5a44")
 _COLOURS = {
     INK: "currentColor",
     MUTED: "var(--muted, #64748b)",
     GRID: "var(--line, #cbd5e1)",
-    "#010104": "var(--teacher, #475569)",
-    "#010105": "var(--baseline, #94a3b8)",
-    **{
-        f"#01011{index}": f"var(--student-{index}, {colour})"
-        for index, colour in enumerate(("#0f766e", "#b45309", "#6d28d9", "#be185d", "#4d7c0f"))
-    },
+    "#010104": "var(--teacher, #33414f)",
+    "#010105": "var(--baseline, #8494a5)",
+    **{f"#01011{index}": f"var(--student-{index}, {colour})" for index, colour in enumerate(_STUDENTS)},
+    **{f"#01012{index}": f"var(--auxiliary-{index}, {colour})" for index, colour in enumerate(_AUXILIARIES)},
 }
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -58,8 +57,12 @@ _SETTINGS: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Style:
-    """How a network is drawn: its colour, its dashes and its marker, so that it is known in black and white too."""
+    """How a network is drawn: its colour, its dashes and its marker, so that it is known in black and white too.
 
+    ``variable`` is the page's name of the colour.
+    """
+
+    variable: str
     colour: str
     dashes: Any
     marker: str
@@ -67,15 +70,20 @@ class Style:
 
 def styles(summary: dict[str, Any]) -> dict[str, Style]:
     """The style of every network of a summary, by name."""
-    found, students = {}, 0
+    found, numbers = {}, {"auxiliary": 0, "student": 0}
     for name, network in summary["networks"].items():
-        if network["role"] == "teacher":
-            found[name] = Style("#010104", (0, (4, 2)), "D")
-        elif network["role"] == "baseline":
-            found[name] = Style("#010105", (0, (1, 1.2)), "s")
+        role = network["role"]
+        if role == "teacher":
+            found[name] = Style("--teacher", "#010104", (0, (4, 2)), "D")
+        elif role == "baseline":
+            found[name] = Style("--baseline", "#010105", (0, (1, 1.2)), "s")
         else:
-            found[name] = Style(f"#01011{students % _STUDENTS}", "-", "o^vPX"[students % _STUDENTS])
-            students += 1
+            one = numbers[role] % len(_STUDENTS if role == "student" else _AUXILIARIES)
+            numbers[role] += 1
+            if role == "student":
+                found[name] = Style(f"--student-{one}", f"#01011{one}", "-", "o^vPX"[one])
+            else:
+                found[name] = Style(f"--auxiliary-{one}", f"#01012{one}", (0, (4, 1.5, 1, 1.5)), "ph"[one])
     return found
 
 

@@ -6,15 +6,18 @@ from monai_kd.report.statistics import Difference, GapShare, PairedTest
 
 __all__ = ["verdict"]
 
+_LEVEL = 0.05
+
 
 def verdict(
     score: str, seeds: Difference, cases: PairedTest | None, share: GapShare | None = None, seed_count: int = 1
 ) -> str:
     """What may be said of a distilled student beside the baseline.
 
-    A difference counts as shown when the 95 % interval over cases lies on one side of 0, and the one over seeds does so
-    too, where there are several. Otherwise the sentence says that no difference was shown, whatever the means are. A
-    score without single cases, such as an AUC, needs several seeds.
+    A difference counts as shown when the 95 % interval over cases lies on one side of 0 and Wilcoxon's p is below 0.05
+    (a bootstrap alone is too sure of few cases), and the interval over seeds lies there too, where there are several.
+    Otherwise the sentence says that no difference was shown, whatever the means are. A score without single cases, such
+    as an AUC, needs several seeds.
 
     Args:
         score: name of the score, higher is better.
@@ -27,13 +30,13 @@ def verdict(
         >>> cases = PairedTest(40, 0.05, 0.02, 0.08, 0.001, 30, 2, 8)
         >>> share = GapShare(0.5, 0.3, 0.7, 0.1, 0.06)
         >>> verdict("meanDice", Difference(0.05, 0.01, 0.09), cases, share, 3).split(" (")[0]
-        'Distillation helped: meanDice is 0.050 higher'
+        'Distillation helped: meanDice is 0.050 higher than that of the student alone'
     """
     direction = shown(seeds, cases, seed_count)
     amount = abs(seeds.mean)
     intervals = _intervals(seeds, cases, seed_count)
     if direction > 0:
-        text = f"Distillation helped: {score} is {amount:.3f} higher ({intervals})."
+        text = f"Distillation helped: {score} is {amount:.3f} higher than that of the student alone ({intervals})."
     elif direction < 0:
         text = f"Distillation hurt: {score} is {amount:.3f} lower than that of the student alone ({intervals})."
     else:
@@ -47,6 +50,8 @@ def shown(seeds: Difference, cases: PairedTest | None, seed_count: int) -> int:
     """1 or -1 for a difference that was shown, 0 for none."""
     intervals = [(seeds.low, seeds.high)] * (seed_count > 1)
     if cases is not None:
+        if cases.p is None or cases.p >= _LEVEL:
+            return 0
         intervals.append((cases.low, cases.high))
     for sign in (1, -1) if intervals else ():
         if all(low is not None and high is not None and min(sign * low, sign * high) > 0 for low, high in intervals):
@@ -59,7 +64,8 @@ def _intervals(seeds: Difference, cases: PairedTest | None, seed_count: int) -> 
     if seeds.low is not None and seed_count > 1:
         parts.append(f"over {seed_count} seeds {seeds.low:.3f} to {seeds.high:.3f}")
     if cases is not None and cases.low is not None:
-        parts.append(f"over {cases.cases} cases {cases.low:.3f} to {cases.high:.3f}")
+        p = "" if cases.p is None else ", p below 0.001" if cases.p < 0.001 else f", p = {cases.p:.3f}"
+        parts.append(f"over {cases.cases} cases {cases.low:.3f} to {cases.high:.3f}{p}")
     if parts:
         return "95 % interval " + ", ".join(parts)
     return "one seed, so without an interval" if cases is None else "one case and one seed, so without an interval"

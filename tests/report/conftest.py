@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 LEVELS = {"teacher": 0.85, "baseline": 0.70, "distilled": 0.78}
+SKILLS = {"teacher": 2.6, "baseline": 1.0, "distilled": 1.9}
 COST = {"parameters": 1000, "gmac": 0.5, "milliseconds": 2.0}
 
 
@@ -30,7 +31,11 @@ class Runs:
             "score": score,
             "seeds": list(seeds),
             "networks": {
-                name: {"role": role, "files": [] if role == "student" else [f"{role}.json"]}
+                name: {
+                    "role": role,
+                    "files": [] if role == "student" else [f"{role}.json"],
+                    "seeds": list(seeds[:2] if role == "teacher" else seeds),
+                }
                 for name, role in roles.items()
             },
             "data": {"dataset_dir": str(root / "data"), "test_cases": 0, "split": {"training": 40, "test": 24}},
@@ -63,8 +68,10 @@ class Runs:
                 fall = float(np.exp(-epoch / 4)) * noise.uniform(0.95, 1.05)
                 value = f"{final * (1 - np.exp(-epoch / 3)):.4f}" if epoch % 2 == 0 else ""
                 table.append([epoch, 0.2 + fall, *[0.5 * fall] * len(term), value])
-            write_table(folder / "history.csv", ["epoch", "loss", *term, next(iter(scores))], table)
-        (folder / "run.json").write_text(json.dumps({"network": name, "seed": seed, "seconds": 61.5}))
+            write_table(folder / f"{name}.history.csv", ["epoch", "loss", *term, next(iter(scores))], table)
+        checkpoint = f"{name}/seed_{seed}/models/{name}.pt"
+        done = {"network": name, "seed": seed, "seconds": 61.5, "checkpoint": checkpoint}
+        (folder / "run.json").write_text(json.dumps(done))
         return folder
 
 
@@ -72,13 +79,23 @@ class Runs:
 def segmentation(tmp_path):
     """Builds a comparison of segmentations; returns its ``Runs`` and the Dice by (network, seed), shape (cases, 2)."""
 
-    def build(root=None, levels=LEVELS, seeds=(0, 1, 2), cases=24, regions=("kidney", "tumour"), spread=0.05, **about):
+    def build(
+        root=None,
+        levels=LEVELS,
+        seeds=(0, 1, 2),
+        cases=24,
+        regions=("kidney", "tumour"),
+        spread=0.05,
+        auxiliary=(),
+        **about,
+    ):
         roles = {name: name if name in ("teacher", "baseline") else "student" for name in levels}
+        roles |= dict.fromkeys(auxiliary, "auxiliary")
         runs = Runs(root or tmp_path / "runs", "meanDice", seeds, roles, **about)
         dice = {}
         hard = np.random.default_rng(1).normal(0, 0.08, (cases, len(regions)))
         for place, (name, level) in enumerate(levels.items()):
-            for seed in seeds[: 2 if name == "teacher" else None]:
+            for seed in seeds[: 2 if roles[name] == "teacher" else None]:
                 noise = np.random.default_rng([place, seed])
                 values = level + hard + noise.normal(0, spread, hard.shape) + noise.normal(0, 0.005)
                 dice[name, seed] = values = np.clip(values - 0.1 * np.arange(len(regions)), 0, 1).round(6)
@@ -104,17 +121,26 @@ def write_segmentation(runs, name, seed, values, regions=("kidney", "tumour"), n
 def classification(tmp_path):
     """Builds a comparison of classifications; returns its ``Runs``, the true classes and the probabilities."""
 
-    def build(root=None, score="balanced_accuracy", classes=("naevus", "melanoma", "keratosis"), images=90, absent=()):
+    def build(
+        root=None,
+        score="balanced_accuracy",
+        classes=("naevus", "melanoma", "keratosis"),
+        images=90,
+        absent=(),
+        skills=SKILLS,
+        auxiliary=(),
+    ):
         from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
-        roles = {"teacher": "teacher", "baseline": "baseline", "distilled": "student"}
+        roles = {name: name if name in ("teacher", "baseline") else "student" for name in skills}
+        roles |= dict.fromkeys(auxiliary, "auxiliary")
         runs = Runs(root or tmp_path / "predictions", score, (0, 1), roles, bundle="skin_lesion_classification")
         generator = np.random.default_rng(3)
         present = [index for index, name in enumerate(classes) if name not in absent]
         labels = generator.choice(present, images, p=[0.6, *[0.4 / (len(present) - 1)] * (len(present) - 1)])
         easy = generator.normal(0, 1, (images, len(classes)))
         found = {}
-        for place, (name, skill) in enumerate({"teacher": 2.6, "baseline": 1.0, "distilled": 1.9}.items()):
+        for place, (name, skill) in enumerate(skills.items()):
             for seed in (0, 1):
                 noise = np.random.default_rng([place, seed]).normal(0, 0.5, easy.shape)
                 logits = easy + noise + skill * np.eye(len(classes))[labels]

@@ -8,8 +8,9 @@ import pytest
 from monai_kd.report import figures
 from monai_kd.report.study import load_study
 from monai_kd.report.summary import summarise
+from monai_kd.report.svg import styles
 
-HOSTILE = '<script>alert(1)</script> $x_1$ & "co"'
+HOSTILE = '<script>alert(1)</script> --> $x_1$ & "co"'
 
 
 @pytest.fixture
@@ -68,6 +69,13 @@ def test_figures_bring_no_colour_but_the_pages(segmented, classified):
             assert "purl.org" not in svg
 
 
+def test_names_that_begin_with_an_underscore_are_in_the_legend(segmented):
+    segmented["networks"]["_wide"] = segmented["networks"].pop("teacher")
+    segmented["histories"]["_wide"] = segmented["histories"].pop("teacher")
+    for svg in (figures.class_dots(segmented, "Dice", "d"), figures.training_curve(segmented, "loss", "c")):
+        assert "\N{ZERO WIDTH SPACE}_wide" in texts(svg)
+
+
 def test_the_same_summary_gives_the_same_figure(segmented):
     assert figures.gap_bar(segmented) == figures.gap_bar(segmented)
 
@@ -102,6 +110,18 @@ def test_hostile_names_stay_text(segmented):
         assert any("<script>alert(" in one for one in texts(svg))
 
 
+def test_further_teachers_have_a_look_of_their_own(segmentation):
+    levels = {"teacher": 0.85, "third": 0.8, "second": 0.9, "baseline": 0.7, "distilled": 0.75}
+    found = summarise(load_study(segmentation(levels=levels, auxiliary=["second", "third"])[0].root), resamples=50)
+    looks = styles(found)
+    assert len({look.variable for look in looks.values()}) == len({look.marker for look in looks.values()}) == 5
+    gap = figures.gap_bar(found)
+    for drawn in (gap, figures.training_curve(found, "loss", "c"), figures.class_dots(found, "Dice", "d")):
+        assert {f"var({look.variable}" in drawn for look in looks.values()} == {True}
+    # Dashed lines are the two ends of the gap, which further teachers do not move.
+    assert gap.count("stroke-dasharray") == 2
+
+
 @pytest.mark.parametrize("cut", ["teacher", "interval", "history"])
 def test_figures_do_without(segmented, cut):
     if cut == "teacher":
@@ -113,5 +133,7 @@ def test_figures_do_without(segmented, cut):
                 score.update(low=None, high=None)
     if cut == "history":
         segmented["histories"] = {name: {"0": {}} for name in segmented["networks"]}
-    for svg in all_of(segmented).values():
-        parsed(svg)
+    drawn = all_of(segmented)
+    assert {parsed(svg).tag for svg in drawn.values()} == {"{http://www.w3.org/2000/svg}svg"}
+    said = {text for svg in drawn.values() for text in texts(svg)}
+    assert said & {"teacher", "baseline", "distilled"} == set(segmented["networks"])

@@ -1,6 +1,7 @@
 """The three files of a report."""
 
 import base64
+import csv
 import io
 import json
 import re
@@ -13,8 +14,9 @@ from PIL import Image
 
 from monai_kd.report import page as page_module
 from monai_kd.report.page import write_report
-from monai_kd.report.pictures import _largest_error, case_pictures
+from monai_kd.report.pictures import _largest_error, _mask_of, case_pictures
 from monai_kd.report.study import load_study
+from monai_kd.report.summary import summarise
 
 HOSTILE = "<script>alert('x')</script>"
 GREEN, YELLOW = (0x37, 0xE3, 0x6B), (0xFF, 0xD2, 0x3F)
@@ -25,13 +27,14 @@ class Reader(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.asking, self.text = [], set(), [], []
+        self.open, self.tags, self.asking, self.text, self.labels = [], set(), [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
         if tag not in ("meta", "link", "img", "br", "use", "path"):
             self.open.append(tag)
+        self.labels += [value for name, value in attributes if name == "aria-label"]
         for name, value in attributes:
             if name in ("src", "href", "xlink:href", "srcset", "action") and not (value or "").startswith(
                 ("data:", "#")
@@ -50,9 +53,16 @@ class Reader(HTMLParser):
             self.text.append(data)
 
 
-def read(path):
-    found = Reader(path.read_text())
+def read(page):
+    """The page, a file or its text, as a reader sees it."""
+    found = Reader(page if isinstance(page, str) else page.read_text())
     return found, " ".join(" ".join(found.text).split())
+
+
+def made_quickly(root):
+    """The page and the Markdown, with few draws of the bootstrap."""
+    summary = summarise(load_study(root), resamples=100)
+    return page_module.page(summary), page_module.markdown(summary)
 
 
 def test_all_three_files_are_written(segmentation):
@@ -90,13 +100,53 @@ def test_a_report_of_predictions(classification):
         assert part in text
 
 
-def test_a_worse_student_is_told_first(segmentation):
-    runs, _ = segmentation(levels={"teacher": 0.85, "baseline": 0.70, "distilled": 0.60})
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_a_worse_student_is_told_first(segmentation, seeds):
+    runs, _ = segmentation(levels={"teacher": 0.85, "baseline": 0.70, "distilled": 0.60}, seeds=seeds)
+    path = write_report(runs.root)
+    _, text = read(path)
+    plain = r"Distillation hurt: meanDice is 0\.\d+ lower than that of the student alone"
+    assert re.search(rf"test cases, compared in meanDice · 2026-01-31 12:00 {plain}\. 95 % interval over", text)
+    assert re.search(rf"^distilled: {plain} \(95 % interval", (runs.root / "report.md").read_text(), re.MULTILINE)
+    assert not re.search("helped|It closed", text)
+    assert '<div class="verdict hurt">' in path.read_text()
+    # The share below 0 and the difference carry their sign.
+    share = json.loads((runs.root / "report.json").read_text())["comparisons"]["distilled"]["share"]["share"]
+    assert f"\N{MINUS SIGN}{-100 * share:.0f} %" in text
+
+
+def test_a_student_that_is_neither_better_nor_worse_is_not_praised(segmentation):
+    runs, _ = segmentation(levels={"teacher": 0.85, "baseline": 0.70, "distilled": 0.705})
     _, text = read(write_report(runs.root))
-    assert re.search(
-        r"test cases, compared in meanDice · 2026-01-31 12:00 Distillation hurt: meanDice is 0\.\d+ lower", text
-    )
-    assert "hurt" in (runs.root / "report.md").read_text()
+    assert "No difference was shown: meanDice differs by" in text
+    assert not re.search("helped|hurt|It closed", text)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+def test_further_teachers_are_shown(kind, request):
+    build = request.getfixturevalue(kind)
+    values = dict(zip(("teacher", "baseline", "distilled", "second"), (2.6, 1.0, 1.9, 2.2)))
+    chosen = {"skills": values} if kind == "classification" else {"levels": {k: v / 3 for k, v in values.items()}}
+    html, table = made_quickly(build(auxiliary=["second"], **chosen)[0].root)
+    found, text = read(html)
+    assert found.open == []
+    assert "second further teacher" in text
+    assert "var(--auxiliary-0)" in html
+    assert "| second (further teacher) | " in table
+    assert text.count("Distillation helped") == 1
+
+
+def test_what_all_students_cost_is_said_once(segmentation):
+    runs, _ = segmentation(levels={"teacher": 0.85, "baseline": 0.70, "one": 0.78, "two": 0.79}, seeds=(0,))
+    _, text = read(write_report(runs.root))
+    assert text.count("The student needs 25 % of the teacher's parameters, 25 % of its") == 1
+
+
+def test_what_was_run_is_told_in_words(segmentation):
+    runs, _ = segmentation(seeds=(0,), created="2026-01-31T13:05:59+01:00", git={"commit": "1d4d", "changed": True})
+    _, text = read(write_report(runs.root))
+    for part in ("2026-01-31 12:05 UTC", "commit 1d4d, with changes that are not in it", "epochs = 4", "training 40"):
+        assert part in text
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
@@ -132,6 +182,38 @@ def test_every_string_is_escaped(segmentation, classification, tmp_path):
         assert "<script>alert('x')</script>" in text
         assert "<script" not in (kind.root / "report.md").read_text().replace("\\<", "")
     assert "{{ 7 * 7 }}" in text
+
+
+NAMES = ("<script>alert(1)", "a\"b'|c", "{{ 7 * 7 }}{% x %}", "_*[`~&lt;")
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+def test_names_of_networks_classes_and_cases_stay_text(kind, request):
+    build, further, students = request.getfixturevalue(kind), NAMES[0], NAMES[1:]
+    values = {"teacher": 0.85, further: 0.8, "baseline": 0.7} | dict.fromkeys(students, 0.78)
+    if kind == "segmentation":
+        runs, _ = build(levels=values, auxiliary=[further], regions=NAMES, seeds=(0,))
+        for path in runs.root.rglob("*.cases.csv"):
+            with path.open(newline="") as file:
+                head, *rows = csv.reader(file)
+            with path.open("w", newline="") as file:
+                csv.writer(file).writerows([head, *([f"{NAMES[len(row[0]) % 4]} {row[0]}", *row[1:]] for row in rows)])
+    else:
+        runs, *_ = build(classes=NAMES, skills={one: 3 * value for one, value in values.items()}, auxiliary=[further])
+    html, table = made_quickly(runs.root)
+    found, text = read(html)
+    assert found.open == []
+    assert "script" not in found.tags
+    assert f"{further} further teacher" in text
+    assert all(text.count(name) > 5 for name in NAMES)
+    assert all(any(name in label for label in found.labels) for name in students)
+    parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    table = Reader(parser.render(table))
+    assert table.open == []
+    assert table.tags <= {"h1", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"}
+    cells = [cell for cell in table.text if cell.strip()]
+    first = cells.index("teacher")
+    assert cells[first::8][:6] == ["teacher", f"{further} (further teacher)", "baseline", *students]
 
 
 def test_a_report_is_written_whole_or_not_at_all(segmentation, monkeypatch):
@@ -243,4 +325,26 @@ def test_classified_pictures_are_shown(classification):
     for index in range(90):
         Image.new("RGB", (30, 20), (200, 30, 30)).save(runs.root / f"data/images/img_{index:03}.png")
     text = write_report(runs.root).read_text()
-    assert text.count("data:image/jpeg;base64,") == 6
+    assert text.count("data:image/jpeg;base64,") == 10
+    assert 'class="note legend"' not in text  # no outline of truth or prediction
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_masks_are_found_as_the_data_list_names_their_images(segmentation, relative):
+    """Equally named files in folders of their own, names that begin alike, images in several files, classes."""
+    runs, _ = segmentation(seeds=(0,), cases=4, regions=("polyp",))
+    folder, made = runs.root / "data", []
+    masks = runs.root / "teacher/seed_0/masks"
+    names = ("case_1/imaging", "case_1_2/imaging", "flat/case_1", "flat/case_1_2")
+    for place, name in enumerate(names):
+        for path in (folder / f"{name}.png", masks / f"{name}_seg.png"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_frame(path, np.full((8, 8), 255 * (place == 2)))
+        path = f"{name}.png" if relative else str(folder / f"{name}.png")
+        made.append({"image": [path, "other.png"], "label": place})
+    runs.edit(lambda study: study["data"].update(test_cases=made, dataset_dir=str(folder) if relative else None))
+    study = load_study(runs.root)
+    for name in names:
+        assert [panel.title for panel in case_pictures(study, [f"{name}.png"])[f"{name}.png"]] == ["image", "teacher"]
+        found = _mask_of(study.teacher.runs, f"{name}.png", folder / f"{name}.png", None)
+        assert found == masks / f"{name}_seg.png"

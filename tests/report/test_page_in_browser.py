@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -123,10 +124,15 @@ def complaints(events):
     return said, [url for url in asked if not url.startswith(("file:", "data:"))], asked
 
 
-@pytest.fixture(params=["segmentation", "classification"])
+SEVERAL = {"teacher": 0.85, "second": 0.9, "baseline": 0.70, "soft targets": 0.6, "attention": 0.78}
+
+
+@pytest.fixture(params=["segmentation", "classification", "several"])
 def report(request, tmp_path, made={}):  # noqa: B006 - each kind is made once
     if request.param not in made:
-        made[request.param] = write_report(request.getfixturevalue(request.param)()[0].root).read_text()
+        several = {"levels": SEVERAL, "auxiliary": ["second"], "seeds": (0, 1)} if request.param == "several" else {}
+        build = request.getfixturevalue("segmentation" if several else request.param)
+        made[request.param] = write_report(build(**several)[0].root).read_text()
     path = tmp_path / "report.html"
     path.write_text(made[request.param])
     return path
@@ -164,24 +170,42 @@ def test_no_wider_than_the_screen(browser, report, width):
     assert browser.evaluate(boxes)
 
 
+@pytest.mark.parametrize("width", [390, 1200])
+def test_verdict_gap_and_cost_are_on_the_first_screen(browser, report, width):
+    browser.open(report, width)
+    ends = "[...document.querySelectorAll('.verdict, .cost, .gap svg')].map(e => e.getBoundingClientRect().bottom)"
+    assert len(browser.evaluate(ends)) >= 3
+    assert max(browser.evaluate(ends)) < browser.evaluate("innerHeight")
+    text = browser.evaluate("document.querySelector('header').innerText")
+    assert "Distillation h" in text
+    assert re.search("The student (needs .* of the teacher's parameters|costs as much)", text)
+
+
 def test_both_colour_schemes_can_be_read(browser, report):
     """Text stands out from the page by WCAG's 4.5 to 1, in figures as well."""
     luminance = (
         "const rgb = c => c.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)"
         ".map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);"
         "const light = c => rgb(c).reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);"
-        "const page = light(getComputedStyle(document.body).backgroundColor);"
-        "const against = c => { const [a, b] = [light(c), page].sort((x, y) => y - x);"
+        "const ground = e => { const c = getComputedStyle(e).backgroundColor;"
+        "return c === 'rgba(0, 0, 0, 0)' ? ground(e.parentElement) : c };"
+        "const against = (c, e) => { const [a, b] = [light(c), light(ground(e))].sort((x, y) => y - x);"
         "return (a + 0.05) / (b + 0.05) };"
+        "const said = e => [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());"
     )
     text = (
-        "[...document.querySelectorAll('p, td, th, h1, h2, h3, svg text')].map(e => [against(e.closest('svg') ? "
-        "getComputedStyle(e).fill : getComputedStyle(e).color), e.textContent.trim()]).filter(([c]) => c < 4.5)"
+        "[...document.querySelectorAll('main *')].filter(said).map(e => [against(e.closest('svg') ? "
+        "getComputedStyle(e).fill : getComputedStyle(e).color, e), e.textContent.trim()]).filter(([c]) => c < 4.5)"
+    )
+    keys = (
+        "[...document.querySelectorAll('.key')].map(e => [against(getComputedStyle(e).backgroundColor, "
+        "e.parentElement), e.parentElement.textContent.trim()]).filter(([c]) => !(c > 3))"
     )
     backgrounds = set()
     for scheme in ("light", "dark"):
         browser.open(report, scheme=scheme)
         assert browser.evaluate(f"(() => {{{luminance} return {text} }})()") == []
+        assert browser.evaluate(f"(() => {{{luminance} return {keys} }})()") == []
         backgrounds.add(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(backgrounds) == 2
 

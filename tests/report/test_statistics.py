@@ -24,6 +24,14 @@ def test_mean_and_interval_of_three_seeds_are_those_of_scipy():
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
+def test_intervals_are_those_of_statsmodels():
+    """Golden numbers of statsmodels 0.15: ``DescrStatsW.tconfint_mean`` and ``CompareMeans.tconfint_diff``."""
+    mean = over_seeds([0.61, 0.65, 0.60])
+    assert (mean.low, mean.high) == pytest.approx((0.5542758939227157, 0.6857241060772843), rel=1e-9)
+    difference = seed_difference([0.50, 0.55, 0.52], [0.60, 0.58, 0.66, 0.61])
+    assert (difference.low, difference.high) == pytest.approx((0.03161304361380369, 0.14672028971952955), rel=1e-9)
+
+
 def test_one_seed_has_no_interval():
     found = over_seeds([0.4])
     assert (found.mean, found.deviation, found.low, found.high) == (0.4, None, None, None)

@@ -123,8 +123,16 @@ def test_a_comparison_without_a_teacher_is_read(segmentation):
     ("change", "message"),
     [
         (lambda study: study["networks"]["teacher"].update(role="baseline"), "expected one baseline"),
-        (lambda study: study["networks"]["teacher"].update(role="coach"), "roles are teacher, baseline, student"),
-        (lambda study: study.update(score="HD95_tumour_mm"), "lower is better"),
+        (
+            lambda study: study["networks"]["teacher"].update(role="coach"),
+            "roles are teacher, auxiliary, baseline, student",
+        ),
+        (lambda study: study["networks"]["distilled"].update(role="auxiliary"), "expected one baseline, students and"),
+        (lambda study: study["networks"]["teacher"].update(seeds=1), "seeds of 'teacher' are a list of whole numbers"),
+        *[
+            (lambda study, score=score: study.update(score=score), f"'{score}' is an error, lower is better")
+            for score in ("HD95_tumour_mm", "MAE", "val_mean_hausdorff_distance", "val_loss", "calibration_error")
+        ],
     ],
 )
 def test_bad_plans_are_refused(segmentation, change, message):
@@ -137,7 +145,7 @@ def test_bad_plans_are_refused(segmentation, change, message):
 def test_a_run_without_the_score_is_named(segmentation):
     runs, _ = segmentation(seeds=(0,))
     runs.edit(lambda study: study.update(score="Dice_liver"))
-    with pytest.raises(KeyError, match=r"'teacher/seed_0' has no score 'Dice_liver'; it has \['Dice_kidney'"):
+    with pytest.raises(ValueError, match=r"^'teacher/seed_0' has no score 'Dice_liver'; it has Dice_kidney, Dice_tu"):
         load_study(runs.root)
     path = runs.root / "baseline/seed_0/baseline.evaluation.json"
     raw = json.loads(path.read_text())
@@ -148,6 +156,34 @@ def test_a_run_without_the_score_is_named(segmentation):
         load_study(runs.root)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"baseline.seed_0' is finished, but has no \*\.evaluation\.json"):
+        load_study(runs.root)
+
+
+def test_further_teachers_stand_behind_the_teacher(segmentation):
+    runs, _ = segmentation(
+        levels={"baseline": 0.7, "second": 0.8, "distilled": 0.75, "teacher": 0.85}, auxiliary=["second"]
+    )
+    study = load_study(runs.root)
+    assert [network.name for network in study.networks] == ["teacher", "second", "baseline", "distilled"]
+    assert (study.teacher.name, [one.name for one in study.students]) == ("teacher", ["distilled"])
+    runs.edit(lambda study: study["networks"].pop("teacher"))
+    assert load_study(runs.root).teacher is None
+
+
+def test_each_network_has_seeds_of_its_own(segmentation):
+    runs, _ = segmentation()
+    runs.edit(lambda study: study["networks"]["teacher"].update(seeds=[0, 1, 4]))
+    assert load_study(runs.root).missing == ("teacher/seed_4",)
+    runs.edit(lambda study: study["networks"]["teacher"].pop("seeds"))
+    assert load_study(runs.root).missing == ("teacher/seed_2",)
+
+
+def test_runs_of_other_regions_are_refused(segmentation):
+    """Their meanDice would be of other regions."""
+    runs, _ = segmentation(seeds=(0,))
+    path = runs.root / "distilled/seed_0/distilled.cases.csv"
+    rewrite(path, lambda lines: [line.rsplit(",", 1)[0] for line in lines])
+    with pytest.raises(ValueError, match=r"'distilled/seed_0' has the regions \('kidney',\), 'teacher/seed_0' \('kidn"):
         load_study(runs.root)
 
 

@@ -10,6 +10,7 @@ from scipy import stats
 from sklearn import metrics
 
 from monai_kd.report.cost import SideBySide, save_costs
+from monai_kd.report.page import write_report
 from monai_kd.report.study import load_study
 from monai_kd.report.summary import summarise
 
@@ -18,6 +19,13 @@ def summary_of(runs, resamples=200):
     found = summarise(load_study(runs.root), resamples=resamples)
     json.dumps(found, allow_nan=False)
     return found
+
+
+def edit(path, **scores):
+    """Change or add scores of an evaluation; ``...`` takes one away."""
+    raw = json.loads(path.read_text())
+    raw["scores"] = {name: value for name, value in (raw["scores"] | scores).items() if value is not ...}
+    path.write_text(json.dumps(raw))
 
 
 def stored(root, network, kind="cases"):
@@ -182,6 +190,9 @@ def test_a_missing_case_is_left_out_of_every_score(segmentation):
     path = runs.root / "distilled/seed_1/distilled.cases.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
     found = summary_of(runs)
+    difference = np.mean([dice["distilled", s] - dice["baseline", s] for s in (0, 1, 2)], axis=0)[:23].mean(axis=1)
+    test = found["comparisons"]["distilled"]["cases"]
+    assert (test["cases"], test["p"]) == (23, pytest.approx(stats.wilcoxon(difference, zero_method="pratt").pvalue))
     assert found["cases"] == 23
     assert found["left_out"] == {"labelsTr/case_023.nii.gz": ["distilled/seed_1"]}
     assert any("case_023.nii.gz (not in distilled/seed_1)" in note for note in found["notes"])
@@ -218,6 +229,37 @@ def test_an_absent_class_counts_in_no_mean(classification):
     assert found["comparisons"]["distilled"]["cases"]["mean"] == pytest.approx(wanted)
 
 
+def test_an_absent_region_counts_in_no_mean(segmentation):
+    runs, dice = segmentation()
+    for name, seed in dice:
+        folder = runs.root / name / f"seed_{seed}"
+        path = folder / f"{name}.cases.csv"
+        head, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([head, *(row.rsplit(",", 1)[0] + "," for row in rows)]) + "\n")
+        edit(folder / f"{name}.evaluation.json", Dice_tumour=None, meanDice=float(dice[name, seed][:, 0].mean()))
+    found = summary_of(runs)
+    assert found["absent"] == ["tumour"]
+    assert found["networks"]["teacher"]["scores"]["Dice_tumour"]["mean"] is None
+    difference = np.mean([dice["distilled", s] - dice["baseline", s] for s in (0, 1, 2)], axis=0)[:, 0]
+    test = found["comparisons"]["distilled"]["cases"]
+    assert (test["mean"], test["p"]) == pytest.approx(
+        (difference.mean(), stats.wilcoxon(difference, zero_method="pratt").pvalue)
+    )
+
+
+def test_ties_of_cases_are_counted_and_ranked_as_pratt_does(segmentation):
+    runs, dice = segmentation(seeds=(0,))
+    path = runs.root / "distilled/seed_0/distilled.cases.csv"
+    same = (runs.root / "baseline/seed_0/baseline.cases.csv").read_text().splitlines()[:9]
+    path.write_text("\n".join([*same, *path.read_text().splitlines()[9:]]) + "\n")
+    difference = (dice["distilled", 0] - dice["baseline", 0]).mean(axis=1)
+    difference[:8] = 0
+    test = summary_of(runs)["comparisons"]["distilled"]["cases"]
+    assert (test["equal"], test["better"]) == (8, (difference > 0).sum())
+    assert test["p"] == pytest.approx(stats.wilcoxon(difference, zero_method="pratt").pvalue)
+    assert test["p"] != pytest.approx(stats.wilcoxon(difference, zero_method="wilcox").pvalue)
+
+
 def test_cases_without_a_region_are_told(segmentation):
     """A case's meanDice is then of the region it has, and the mean over cases no longer that over regions."""
     runs, _ = segmentation()
@@ -229,6 +271,90 @@ def test_cases_without_a_region_are_told(segmentation):
     _, dice = stored(runs.root, "baseline")
     row = found["comparisons"]["distilled"]["by_case"][0]
     assert row["scores"]["baseline"] == pytest.approx(np.nanmean(dice[:, 0]))
+
+
+def test_further_teachers_are_shown_and_not_counted(segmentation, tmp_path):
+    levels = {"teacher": 0.85, "baseline": 0.70, "distilled": 0.78}
+    alone = summary_of(segmentation(levels=levels)[0])
+    runs, dice = segmentation(root=tmp_path / "several", levels=levels | {"second": 0.92}, auxiliary=["second"])
+    found = summary_of(runs)
+    assert list(found["networks"]) == ["teacher", "second", "baseline", "distilled"]
+    assert found["networks"]["second"]["role"] == "auxiliary"
+    assert found["networks"]["second"]["scores"]["meanDice"]["mean"] == pytest.approx(
+        np.mean([dice["second", seed].mean() for seed in (0, 1, 2)])
+    )
+    assert found["verdicts"] == alone["verdicts"]
+    for part in ("seeds", "cases", "share"):
+        assert found["comparisons"]["distilled"][part] == alone["comparisons"]["distilled"][part]
+
+
+def test_scores_of_other_bundles(segmentation):
+    """MONAI's MeanDice under a key of its own: a column of that name a case, and no Dice of regions in all."""
+    runs, dice = segmentation()
+    for name, seed in dice:
+        folder = runs.root / name / f"seed_{seed}"
+        mean = dice[name, seed].mean(axis=1)
+        edit(
+            folder / f"{name}.evaluation.json",
+            val_mean_dice=mean.mean(),
+            meanDice=...,
+            Dice_kidney=...,
+            Dice_tumour=...,
+        )
+        path = folder / f"{name}.cases.csv"
+        head, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([f"{head},val_mean_dice", *(f"{r},{m}" for r, m in zip(rows, mean))]) + "\n")
+        path = folder / f"{name}.history.csv"
+        path.write_text(path.read_text().replace("meanDice", "val_mean_dice"))
+    runs.edit(lambda study: study.update(score="val_mean_dice"))
+    found = summary_of(runs)
+    difference = np.mean([dice["distilled", s] - dice["baseline", s] for s in (0, 1, 2)], axis=0).mean(axis=1)
+    one = found["comparisons"]["distilled"]
+    assert one["cases"]["p"] == pytest.approx(stats.wilcoxon(difference, zero_method="pratt").pvalue)
+    assert one["seeds"]["mean"] == pytest.approx(difference.mean())
+    assert one["share"]["share"] == pytest.approx(
+        difference.mean()
+        / (
+            np.mean([dice["teacher", s].mean() for s in (0, 1)])
+            - np.mean([dice["baseline", s].mean() for s in (0, 1, 2)])
+        )
+    )
+    assert found["verdicts"][0]["sentence"].startswith("Distillation helped: val_mean_dice is 0.0")
+    assert found["notes"] == []
+    assert found["per_class"]["kinds"]["Dice"] == {"kidney": "Dice_kidney", "tumour": "Dice_tumour"}
+    assert found["networks"]["baseline"]["scores"]["Dice_tumour"]["values"]["1"] == pytest.approx(
+        dice["baseline", 1][:, 1].mean()
+    )
+    assert found["curves"] == ["loss", "soft_target", "val_mean_dice"]
+
+
+@pytest.mark.parametrize("lacking", ["baseline", "distilled", "teacher"])
+def test_a_score_that_some_runs_lack_is_shown_of_the_others(segmentation, lacking):
+    runs, dice = segmentation()
+    for name, seed in dice:
+        path = runs.root / name / f"seed_{seed}" / f"{name}.evaluation.json"
+        edit(path, meanIoU=... if name == lacking else 0.5 + seed / 10)
+    path = runs.root / "distilled/seed_0/distilled.evaluation.json"
+    edit(path, wFmeasure=0.7)
+    found = summary_of(runs)
+    assert {"meanIoU", "wFmeasure"} <= set(found["scores"])
+    assert {name for name, one in found["networks"].items() if "meanIoU" not in one["scores"]} == {lacking}
+    assert found["networks"]["distilled"]["scores"]["wFmeasure"]["values"] == {"0": 0.7, "1": None, "2": None}
+    assert found["networks"]["distilled"]["scores"]["wFmeasure"]["seeds"] == 1
+    assert "wFmeasure" in write_report(runs.root).read_text()
+
+
+def test_weights_are_those_that_the_run_names(segmentation):
+    """A mean teacher's lie in the folder of the student that it follows."""
+    runs, _ = segmentation(seeds=(0,))
+    (runs.root / "baseline/seed_0/models/mean.pt").write_bytes(bytes(77))
+    path = runs.root / "distilled/seed_0/run.json"
+    done = json.loads(path.read_text())
+    path.write_text(json.dumps(done | {"checkpoint": "baseline/seed_0/models/mean.pt"}))
+    assert summary_of(runs)["networks"]["distilled"]["cost"]["file_bytes"] == 77
+    del done["checkpoint"]
+    path.write_text(json.dumps(done))
+    assert summary_of(runs)["networks"]["distilled"]["cost"]["file_bytes"] == 4000
 
 
 def test_costs_are_those_measured_side_by_side_where_they_are_stored(segmentation):
@@ -248,7 +374,7 @@ def test_costs_are_those_measured_side_by_side_where_they_are_stored(segmentatio
 
 def test_curves_are_losses_first_and_no_scores_of_single_classes(segmentation):
     runs, _ = segmentation()
-    path = runs.root / "distilled/seed_0/history.csv"
+    path = runs.root / "distilled/seed_0/distilled.history.csv"
     path.write_text(path.read_text().replace("epoch,loss,", "epoch,loss,", 1).replace("soft_target", "Dice_tumour", 1))
     found = summary_of(runs)
     assert found["curves"] == ["loss", "soft_target", "meanDice"]
