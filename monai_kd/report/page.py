@@ -92,6 +92,7 @@ def page(summary: Mapping[str, Any], pictures: Mapping[str, Sequence[Panel]] | N
         s={**summary, "verdicts": verdicts},
         f=_figures(dict(summary)),
         keys=_keys(summary),
+        shares=_shares(summary),
         roles={name: _role(name, one["role"]) for name, one in summary["networks"].items()},
         cost=cost,
         has_gap="teacher" in {one["role"] for one in summary["networks"].values()},
@@ -106,14 +107,21 @@ def page(summary: Mapping[str, Any], pictures: Mapping[str, Sequence[Panel]] | N
     )
 
 
+def _shares(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Shares of the gap, of the students whose difference to the baseline was shown."""
+    shown = {one["network"] for one in summary["verdicts"] if one["shown"]}
+    shares = {name: one["share"] for name, one in summary["comparisons"].items() if name in shown}
+    return {name: share for name, share in shares.items() if share is not None and share["share"] is not None}
+
+
 def markdown(summary: Mapping[str, Any]) -> str:
     """The verdicts and a table of scores and costs."""
     score = summary["score"]
     head = ["network", "seeds", score, "95 % interval", "share of the gap", "parameters", "GMAC", "ms"]
-    rows = []
+    rows, shares = [], _shares(summary)
     for name, network in summary["networks"].items():
         found, cost = network["scores"][score], network["cost"]
-        share = (summary["comparisons"].get(name) or {}).get("share") or {"share": None}
+        share = shares.get(name)
         spread = "" if found["deviation"] is None else f" ± {_number(found['deviation'])}"
         rows.append(
             [
@@ -122,7 +130,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
                 f"{_number(found['mean'])}{spread}",
                 _interval(found),
                 _NONE
-                if share["share"] is None
+                if share is None
                 else f"{_percent(share['share'])} ({_percent(share['low'])} to {_percent(share['high'])})",
                 f"{cost['parameters']:,}",
                 _significant(cost["gmac"]),

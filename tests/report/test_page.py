@@ -120,6 +120,11 @@ def test_a_student_that_is_neither_better_nor_worse_is_not_praised(segmentation)
     _, text = read(write_report(runs.root))
     assert "No difference was shown: meanDice differs by" in text
     assert not re.search("helped|hurt|It closed", text)
+    # Nor is the share of the gap said, which the numbers have.
+    share = json.loads((runs.root / "report.json").read_text())["comparisons"]["distilled"]["share"]["share"]
+    assert share is not None
+    assert "not given" in text
+    assert f"{100 * share:.0f} %" not in (runs.root / "report.md").read_text().replace("95 %", "")
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "classification"])
