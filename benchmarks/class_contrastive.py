@@ -135,14 +135,14 @@ def print_megabytes(form: str, images: int, options: argparse.Namespace) -> None
     """The growth of the largest resident size over one step."""
     step_of(form, 100, options)()  # what torch loads on first use does not count
     step = step_of(form, images, options)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the largest size so far
     before = _largest_megabytes()
     step()
     print(_largest_megabytes() - before)
 
 
 def _largest_megabytes() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
 
 

@@ -54,7 +54,7 @@ def generate_folder(
 
 def mark_generated(folder: Path, made: dict[str, Any]) -> None:
     """Say in ``folder`` what it was made from."""
-    (folder / _MARKER).write_text(json.dumps(made, indent=2) + "\n")
+    (folder / _MARKER).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
 
 
 def height_width(size: int | Sequence[int]) -> tuple[int, int]:
@@ -80,7 +80,7 @@ def _is_free(target: Path, made: dict[str, Any], contents: str, damage: Callable
         return True
     marker = target / _MARKER
     if marker.is_file():
-        found = json.loads(marker.read_text())
+        found = json.loads(marker.read_text(encoding="utf-8"))
         if found != made:
             raise FileExistsError(f"{target} holds other generated {contents}: {found}, asked for {made}.")
         if what := damage(target, made):

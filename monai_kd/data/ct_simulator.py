@@ -136,14 +136,14 @@ def _prepare(target: Path, text: str) -> None:
     """The folder with its notice, which also says with which seed it was begun."""
     notice = target / _NOTICE
     if notice.is_file():
-        if notice.read_text() != text:
+        if notice.read_text(encoding="utf-8") != text:
             raise FileExistsError(f"{target} was begun with another seed or version, see {_NOTICE}; give a new folder.")
         return
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists and was not simulated here; give a new or an empty folder.")
     target.mkdir(parents=True, exist_ok=True)
     with _whole_file(notice) as draft:
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def _write(folder: Path, made: dict[str, Any]) -> None:
         image = lesion_image(class_index, made["size"], [made["seed"], lesion], view)
         Image.fromarray(image).save(folder / "images" / f"ISIC_{number}.jpg", quality=92)
         rows.append((f"HAM_{_FIRST_NUMBER + lesion}", f"ISIC_{number}", HAM10000_CLASSES[class_index], *about))
-    with open(folder / "HAM10000_metadata.csv", "w", newline="") as file:
+    with open(folder / "HAM10000_metadata.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     mark_generated(folder, made)
 

@@ -43,7 +43,7 @@ class SaveHistory:
         ...     history = SaveHistory(f"{folder}/history.csv")
         ...     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         ...     SupervisedTrainer("cpu", 3, [batch], network, optimizer, nn.MSELoss(), train_handlers=[history]).run()
-        ...     len(Path(f"{folder}/history.csv").read_text().splitlines())
+        ...     len(Path(f"{folder}/history.csv").read_text(encoding="utf-8").splitlines())
         4
     """
 
@@ -65,7 +65,7 @@ class SaveHistory:
         """Take over the rows of a run that this one resumes."""
         self._rows = []
         if engine.state.epoch > 0 and self.path.is_file():
-            with self.path.open(newline="") as file:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= engine.state.epoch]
 
     def _reset(self) -> None:

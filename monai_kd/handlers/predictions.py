@@ -58,7 +58,7 @@ class SavePredictions:
         ...     path = Path(folder) / "predictions.csv"
         ...     save = SavePredictions(path, ["benign", "malignant"])
         ...     SupervisedEvaluator("cpu", [batch], nn.Identity(), val_handlers=[save]).run()
-        ...     print(path.read_text())
+        ...     print(path.read_text(encoding="utf-8"))
         image,class,label,benign,malignant
         unnamed_0_00000,benign,benign,0.75,0.25
         unnamed_0_00001,benign,malignant,0.5,0.5

@@ -60,7 +60,7 @@ class SaveCases:
         ...     SupervisedEvaluator(
         ...         "cpu", [batch], network, key_val_metric={"val_dice": dice}, val_handlers=[save]
         ...     ).run()
-        ...     print(Path(f"{folder}/cases.csv").read_text())
+        ...     print(Path(f"{folder}/cases.csv").read_text(encoding="utf-8"))
         case,val_dice,Dice_polyp
         unnamed_0_00000,1,1
         <BLANKLINE>

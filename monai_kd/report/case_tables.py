@@ -107,7 +107,7 @@ def read_cases(folder: Path, network: str) -> CaseTable | None:
         path = folder / f"{network}{ending}"
         if not path.is_file():
             continue
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             head, *rows = list(csv.reader(file)) or [[]]
         names = [row[0] for row in rows if row]
         if not names or len(set(names)) != len(names):

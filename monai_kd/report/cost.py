@@ -167,7 +167,7 @@ def load_costs(root: str | Path) -> tuple[dict[str, SideBySide], str] | None:
     path = Path(root) / COSTS
     if not path.is_file():
         return None
-    raw = json.loads(path.read_text())
+    raw = json.loads(path.read_text(encoding="utf-8"))
     threads = f"{raw['threads']} thread" + "s" * (raw["threads"] != 1)
     how = f"{raw['device']}, {raw['processor']}, {threads}; median of {raw['rounds']} passes in turns"
     return {name: SideBySide(**cost) for name, cost in raw["networks"].items()}, how

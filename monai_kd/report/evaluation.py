@@ -75,7 +75,7 @@ def load_evaluations(directory: str | Path) -> dict[str, Evaluation]:
     """
     found = {}
     for path in sorted(Path(directory).rglob(f"*{_SUFFIX}")):
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
         shape = tuple(raw.pop("input_shape"))
         scores = {key: math.nan if value is None else value for key, value in raw["scores"].items()}
         found[raw["name"]] = Evaluation(**{**raw, "scores": scores, "cost": Cost(**raw["cost"])}, input_shape=shape)

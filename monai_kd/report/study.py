@@ -219,7 +219,7 @@ def _absent(networks: Iterable[Network]) -> tuple[str, ...]:
 def _history(path: Path) -> dict[str, list[float | None]]:
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = [] if not rows else [name for name in rows[0] if name]
     return {name: [_number(row[name]) for row in rows] for name in columns}
@@ -232,7 +232,7 @@ def _number(text: str | None) -> float | None:
 
 def _read_json(path: Path, advice: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no '{path}'; {advice}.") from None
     except json.JSONDecodeError as error:

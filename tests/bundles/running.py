@@ -87,10 +87,10 @@ class Bundle:
         return finished(self.start(launcher, *names, **overrides))
 
     def own_keys(self, name):
-        return set(json.loads((self.configs / name).read_text()))
+        return set(json.loads((self.configs / name).read_text(encoding="utf-8")))
 
     def readme(self):
-        return (self.folder / "docs" / "README.md").read_text()
+        return (self.folder / "docs" / "README.md").read_text(encoding="utf-8")
 
     def readme_commands(self):
         """The words of each command of the README, in its order."""
@@ -140,7 +140,7 @@ def files(folder):
 
 
 def table(path):
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

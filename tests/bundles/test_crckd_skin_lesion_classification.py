@@ -299,7 +299,7 @@ def test_the_report_compares_what_was_evaluated(evaluated, capsys):
     shown = capsys.readouterr().out
     for name in ("baseline", "distilled", "teacher", "balanced_accuracy", "macro_auc", "quadratic_kappa"):
         assert name in shown
-    assert (evaluated / "report.md").read_text() in shown
+    assert (evaluated / "report.md").read_text(encoding="utf-8") in shown
 
 
 # --- inference ------------------------------------------------------------------------------------------------------
@@ -564,7 +564,7 @@ def test_a_label_outside_the_classes(lesions, tmp_path):
 def test_an_unknown_diagnosis(lesions, tmp_path):
     data = bad_data(tmp_path, lesions)
     file = data / "HAM10000_metadata.csv"
-    file.write_text(file.read_text().replace(",nv", ",naevus", 1))
+    file.write_text(file.read_text(encoding="utf-8").replace(",nv", ",naevus", 1))
     message = BUNDLE.message_of("train.json", **settings(data, tmp_path))
     assert "'naevus'" in message
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -680,7 +680,7 @@ def test_an_epoch_on_real_pictures(tmp_path):
             kept[row["dx"]] += 1
             found.append(row)
             (tmp_path / "data" / "images" / f"{row['image_id']}.jpg").symlink_to(paths[row["image_id"]])
-    with open(tmp_path / "data" / "HAM10000_metadata.csv", "w", newline="") as file:
+    with open(tmp_path / "data" / "HAM10000_metadata.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(found[0]))
         writer.writeheader()
         writer.writerows(found)

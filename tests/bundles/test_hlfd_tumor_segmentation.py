@@ -41,8 +41,8 @@ def organ(request):
 def split_ids(organ):
     splits = Path(monai_kd.__file__).parent / "data" / "splits"
     if organ == "kidney":
-        return json.loads((splits / "kits19.json").read_text())
-    return json.loads((splits / "lits.json").read_text())["folds"][0]
+        return json.loads((splits / "kits19.json").read_text(encoding="utf-8"))
+    return json.loads((splits / "lits.json").read_text(encoding="utf-8"))["folds"][0]
 
 
 def some_cases(organ):
@@ -225,7 +225,7 @@ def test_volumes_smaller_than_the_patch_are_padded_with_air(organ, tmp_path):
     inference(organ, tmp_path, AllAir(), patch_size=[32, 32, 32])
     assert (np.asarray(nibabel.load(tmp_path / "out" / "air_seg.nii.gz").dataobj) == 1).all()
     for name in ("train.json", "slices.json", "inference.json", "slices_inference.json"):
-        text = (BUNDLES[organ].configs / name).read_text()
+        text = (BUNDLES[organ].configs / name).read_text(encoding="utf-8")
         assert text.count('"cval": "@pad_value"') == text.count("Inferer") - text.count("SimpleInferer"), name
 
 
@@ -435,7 +435,7 @@ def test_deep_supervision_trains_every_head(organ, cases, tmp_path):
 
 def test_cysts_of_kits23_are_a_class_of_their_own(tmp_path):
     """With the keys that the README gives."""
-    ids = json.loads((Path(monai_kd.__file__).parent / "data" / "splits" / "kits23.json").read_text())
+    ids = json.loads((Path(monai_kd.__file__).parent / "data" / "splits" / "kits23.json").read_text(encoding="utf-8"))
     ids = ids["training"][:2] + ids["validation"][:1] + ids["test"][:1]
     size = {"size": (40, 40, 32), "spacing": (8.0, 8.0, 8.0)}
     root = make_ct_cases(tmp_path / "data", count=4, organ="kidney", ids=ids, **size)

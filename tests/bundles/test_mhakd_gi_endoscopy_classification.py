@@ -436,7 +436,7 @@ def test_hyper_kvasir_teaches_its_classes(tmp_path):
     names = BUNDLE.unstarted("inference.json", class_names="$list(HYPER_KVASIR_CLASSES)").get_parsed_content(
         "class_names"
     )
-    assert names == json.loads((BUNDLE.configs / "hyper_kvasir.json").read_text())["class_names"]
+    assert names == json.loads((BUNDLE.configs / "hyper_kvasir.json").read_text(encoding="utf-8"))["class_names"]
 
 
 def test_demo_settings_fit_training_and_evaluation(tmp_path, monkeypatch):

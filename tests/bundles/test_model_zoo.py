@@ -54,7 +54,7 @@ def files(bundle, *suffixes):
 def test_files(bundle):
     assert [name for name in FILES if not (bundle / name).is_file() or not (bundle / name).read_bytes().strip()] == []
     assert re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*_(segmentation|classification|detection)", bundle.name)
-    assert (bundle / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    assert (bundle / "LICENSE").read_text(encoding="utf-8") == (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
 def test_json_has_the_zoos_format(bundle):
@@ -87,7 +87,7 @@ def test_versions_are_the_tested_ones(bundle):
     named = metadata["required_packages_version"] | {
         name: metadata[f"{key}_version"] for name, key in (("monai", "monai"), ("torch", "pytorch"), ("numpy", "numpy"))
     }
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     tested = dict(line.split("==") for line in lines if "==" in line) | {"monai-kd": monai_kd.__version__}
     assert named == {name: tested.get(name) for name in named}
 

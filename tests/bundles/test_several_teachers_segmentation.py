@@ -16,7 +16,7 @@ from monai_kd.report import load_evaluations
 
 from .running import Bundle, differing, weights
 
-SPLIT = json.loads((Path(monai_kd.__file__).parent / "data" / "splits" / "kits19.json").read_text())
+SPLIT = json.loads((Path(monai_kd.__file__).parent / "data" / "splits" / "kits19.json").read_text(encoding="utf-8"))
 LABELLED, TEST = SPLIT["training"][:3] + SPLIT["validation"][:1], SPLIT["test"][:2]
 FOLDS = 2
 STRIDES = [1, 2, 2]
@@ -181,7 +181,7 @@ def test_the_ensemble_is_the_mean_of_the_probabilities(cases, trained):
     stored = load_evaluations(trained / "eval")["ensemble"]
     assert stored.cases == len(TEST)
     assert stored.cost.parameters == FOLDS * sum(p.numel() for p in teachers[0].parameters())
-    assert len((trained / "eval" / "ensemble.cases.csv").read_text().splitlines()) == 1 + len(TEST)
+    assert len((trained / "eval" / "ensemble.cases.csv").read_text(encoding="utf-8").splitlines()) == 1 + len(TEST)
 
 
 def test_an_ensemble_of_equals_is_one_of_them(cases, trained, tmp_path):

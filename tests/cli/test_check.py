@@ -42,7 +42,7 @@ def test_prints_json(pictures, capsys):
 
 
 def test_of_good_data_ends_with_0(pictures, capsys):
-    lists = json.loads(pictures.read_text())
+    lists = json.loads(pictures.read_text(encoding="utf-8"))
     pictures.write_text(json.dumps({"training": lists["training"][:1]}))
     assert run(["check", str(pictures), "--classes", "2"]) == 0
 

@@ -83,7 +83,7 @@ def test_it_prints_json(bundle, compared, tmp_path, capsys):
     assert run(["compare", str(bundle), "-o", str(runs), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["report"] == str(runs / "report.html")
-    assert found["verdicts"] == json.loads((runs / "report.json").read_text())["verdicts"]
+    assert found["verdicts"] == json.loads((runs / "report.json").read_text(encoding="utf-8"))["verdicts"]
     assert found["verdicts"][0]["shown"] == 1
 
 

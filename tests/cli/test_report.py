@@ -14,14 +14,14 @@ def runs(tmp_path, write_runs):
 def test_it_prints_the_table_and_where_the_page_is(runs, capsys):
     assert run(["report", str(runs)]) == 0
     shown = capsys.readouterr().out
-    assert shown == (runs / "report.md").read_text() + f"\npage: {runs / 'report.html'}\n"
+    assert shown == (runs / "report.md").read_text(encoding="utf-8") + f"\npage: {runs / 'report.html'}\n"
     assert "| distilled | 2 | 0.700" in shown
 
 
 def test_it_prints_json(runs, capsys):
     assert run(["report", str(runs), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found == json.loads((runs / "report.json").read_text())
+    assert found == json.loads((runs / "report.json").read_text(encoding="utf-8"))
     assert found["networks"]["distilled"]["scores"]["meanDice"]["seeds"] == 2
 
 

@@ -50,7 +50,7 @@ def run(bundle, data, tiny, folder):
     config = folder / "tiny.json"
     config.write_text(json.dumps({**COMMON, **tiny, "dataset_dir": str(data)}))
     runs = compare(plan_comparison(BUNDLES / bundle, seeds=[0], config_files=[config]), folder / "runs")
-    return runs, json.loads(write_report(runs).with_suffix(".json").read_text())
+    return runs, json.loads(write_report(runs).with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def lesions(root):
@@ -70,7 +70,7 @@ def test_numbers_of_a_classification_are_those_of_its_predictions(tmp_path):
     runs, report = run("hdkd_skin_lesion_classification", lesions(tmp_path / "data"), LESIONS, tmp_path)
     right = {}
     for name in NAMES:
-        with open(runs / name / "seed_0" / f"{name}.predictions.csv", newline="") as file:
+        with open(runs / name / "seed_0" / f"{name}.predictions.csv", encoding="utf-8", newline="") as file:
             head, *rows = csv.reader(file)
         true = [row[2] for row in rows]
         predicted = [head[3 + int(np.argmax([float(cell) for cell in row[3:]]))] for row in rows]
@@ -85,11 +85,13 @@ def test_numbers_of_a_classification_are_those_of_its_predictions(tmp_path):
         assert row["scores"] == {name: right[name][row["case"]] for name in NAMES}
     assert report["run"]["data"]["split"].keys() == {"training", "unlabelled", "validation", "test"}
     assert report["run"]["data"]["split"]["test"] == len(right["teacher"])
-    assert (runs / "report.html").read_text().count("data:image/jpeg") > 0  # pictures of gained and lost cases
+    assert (runs / "report.html").read_text(encoding="utf-8").count(
+        "data:image/jpeg"
+    ) > 0  # pictures of gained and lost cases
 
 
 def test_numbers_of_a_segmentation_are_those_of_its_masks(tmp_path):
-    ids = json.loads((Path(monai_kd.__file__).parent / "data" / "splits" / "kits19.json").read_text())
+    ids = json.loads((Path(monai_kd.__file__).parent / "data" / "splits" / "kits19.json").read_text(encoding="utf-8"))
     ids = ids["training"][:3] + ids["validation"][:1] + ids["test"][:2]
     data = make_ct_cases(tmp_path / "data", count=6, organ="kidney", ids=ids, size=(40, 40, 32), spacing=(8.0,) * 3)
     runs, report = run("hlfd_kidney_tumor_segmentation", data, KIDNEYS, tmp_path)

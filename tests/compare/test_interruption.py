@@ -28,7 +28,7 @@ time.sleep(0.15)
 score = (sum(map(ord, name)) + 7 * seed) % 10 / 10
 if evaluation:
     cost = {"parameters": 1, "gmac": 1.0, "milliseconds": 1.0}
-    scores = {"meanDice": float((models / "model.pt").read_text())}
+    scores = {"meanDice": float((models / "model.pt").read_text(encoding="utf-8"))}
     found = {"name": name, "scores": scores, "cases": 3, "cost": cost, "input_shape": [1, 1, 8, 8]}
     rows = "".join(f"case_{i},{score + i / 100}\\n" for i in range(8))
     (folder / f"{name}.cases.csv").write_text("case,meanDice\\n" + rows)
@@ -88,7 +88,7 @@ def finish(process):
 def kept(folder):
     """What a report is made of; the time that runs and passes took differs."""
     files = {
-        path.relative_to(folder).as_posix(): path.read_text()
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix in (".json", ".csv", ".pt") and path.name not in ("cost.json", "study.json")
     }
@@ -97,7 +97,7 @@ def kept(folder):
             files[name] = {key: value for key, value in json.loads(text).items() if key != "seconds"}
         elif name.endswith(("training.json", "evaluation.json")):
             files[name] = text.replace(str(folder), "")
-    study = json.loads((folder / "study.json").read_text())
+    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     return files, {key: value for key, value in study.items() if key != "created"}
 
 
@@ -106,17 +106,22 @@ def test_killed_anywhere_it_ends_the_same(start, tmp_path):
     rng = random.Random(0)
     log = tmp_path / "killed.calls"
     for _ in range(5):
-        before = len(log.read_text().splitlines()) if log.exists() else 0
+        before = len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
         process = start("killed")
-        while process.is_alive() and (len(log.read_text().splitlines()) if log.exists() else 0) < before + 3:
+        while (
+            process.is_alive()
+            and (len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0) < before + 3
+        ):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.3))
         os.killpg(process.pid, signal.SIGKILL)
         process.join()
     finish(start("killed"))
     assert kept(tmp_path / "killed") == kept(tmp_path / "whole")
-    lines = log.read_text().splitlines()
-    assert len(lines) > len((tmp_path / "whole.calls").read_text().splitlines())  # it was stopped in the middle of runs
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert len(lines) > len(
+        (tmp_path / "whole.calls").read_text(encoding="utf-8").splitlines()
+    )  # it was stopped in the middle of runs
     for stage in {line.partition(" ")[2] for line in lines}:
         # At most the kill between a run's end and its last file makes a run be repeated, never twice in a row.
         assert 1 <= lines.count(f"ends {stage}") <= 2

@@ -67,7 +67,7 @@ def calls(tmp_path, monkeypatch):
 
     def read():
         path = tmp_path / "calls"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
     return read
 
@@ -106,7 +106,7 @@ def test_a_teacher_that_another_run_wrote_is_evaluated_only(bundle, calls, tmp_p
 
 def test_study_says_what_was_run(bundle, calls, tmp_path):
     output = compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs", command="monai-kd compare it")
-    study = json.loads((output / "study.json").read_text())
+    study = json.loads((output / "study.json").read_text(encoding="utf-8"))
     assert (study["bundle"], study["bundle_version"], study["command"]) == ("bundle", "0.2.0", "monai-kd compare it")
     assert study["seeds"] == [0]
     assert {"monai", "torch", "python"} <= study["versions"].keys()
@@ -114,9 +114,9 @@ def test_study_says_what_was_run(bundle, calls, tmp_path):
 
 
 def test_study_knows_the_data(bundle, calls, tmp_path):
-    data = json.loads((compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs") / "study.json").read_text())[
-        "data"
-    ]
+    data = json.loads(
+        (compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs") / "study.json").read_text(encoding="utf-8")
+    )["data"]
     assert data["dataset_dir"] == str(Path("data").resolve())
     assert data["split"] == {"training": 1, "unlabelled": 1, "validation": 1, "test": 1}
     assert data["test_cases"] == [{"image": str(Path("d.png").resolve()), "label": 1}]
@@ -171,8 +171,8 @@ def test_a_network_that_is_trained_already_is_scored_once(bundle, calls, tmp_pat
     assert done(calls())[:2] == [("teacher", 3, "evaluation"), ("baseline", 3, "training")]
     assert calls()[0]["ckpt_dir"] == str(bundle / "models")
     assert calls()[-1]["teacher_checkpoint"] == str(bundle / "models" / "teacher.pt")
-    assert (bundle / "models" / "teacher.pt").read_text() == "weights"
-    about = json.loads((output / "teacher" / "seed_3" / "run.json").read_text())
+    assert (bundle / "models" / "teacher.pt").read_text(encoding="utf-8") == "weights"
+    about = json.loads((output / "teacher" / "seed_3" / "run.json").read_text(encoding="utf-8"))
     assert (output / about["checkpoint"]).resolve() == bundle / "models" / "teacher.pt"
 
 
@@ -213,7 +213,7 @@ def test_the_log_of_a_failed_run_is_shown(bundle, calls, tmp_path, monkeypatch):
     monkeypatch.setenv("STOP", "teacher")
     with pytest.raises(StageError, match="the disk is full"):
         compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs")
-    assert "Epoch: 1/2" in (tmp_path / "runs" / "teacher" / "seed_0" / "training.log").read_text()
+    assert "Epoch: 1/2" in (tmp_path / "runs" / "teacher" / "seed_0" / "training.log").read_text(encoding="utf-8")
 
 
 def test_what_an_interrupted_training_left_is_not_taken_for_a_model(bundle, calls, tmp_path):
@@ -224,7 +224,7 @@ def test_what_an_interrupted_training_left_is_not_taken_for_a_model(bundle, call
         (folder / name).unlink()
     (folder / "models" / "model.pt").write_text("half of it")
     compare(plan, tmp_path / "runs")
-    assert (folder / "models" / "model.pt").read_text() == "weights"
+    assert (folder / "models" / "model.pt").read_text(encoding="utf-8") == "weights"
 
 
 def test_another_comparison_in_the_folder_is_refused(bundle, calls, tmp_path):
@@ -247,7 +247,7 @@ def test_a_comparison_grows_by_seeds_and_networks(bundle, calls, tmp_path):
     compare(plan_comparison(bundle, seeds=[0, 1], methods=["soft_targets"]), output)
     assert done(calls())[-4:] == [("soft_targets", s, w) for s in (0, 1) for w in ("training", "evaluation")]
     assert "soft_targets" in load_costs(output)[0]
-    study = json.loads((output / "study.json").read_text())
+    study = json.loads((output / "study.json").read_text(encoding="utf-8"))
     assert study["seeds"] == study["networks"]["soft_targets"]["seeds"] == [0, 1]
     with pytest.raises(ValueError, match="holds another comparison: networks, seeds differ"):
         compare(plan_comparison(bundle, seeds=[0]), output)

@@ -41,7 +41,7 @@ def flat(tmp_path):
 
 
 def write_groups(root, groups, columns=("image", "near_duplicate_group")):
-    with (root / "groups.csv").open("w", newline="") as file:
+    with (root / "groups.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns, *groups.items()])
 
 
@@ -224,7 +224,7 @@ def real():
     root = Path(os.environ["MONAI_KD_DATA"]) / "brain_tumor_mri"
     if not root.is_dir():
         pytest.skip("no brain_tumor_mri below $MONAI_KD_DATA")
-    with (root / "groups.csv").open(newline="") as file:
+    with (root / "groups.csv").open(newline="", encoding="utf-8") as file:
         return root, {row["image"]: row["near_duplicate_group"] for row in csv.DictReader(file)}
 
 

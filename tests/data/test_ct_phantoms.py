@@ -165,7 +165,7 @@ def test_empty_and_deep_folders_are_fine(tmp_path):
     (tmp_path / "empty").mkdir()
     make_ct_cases(tmp_path / "empty", 1, **SMALL)
     make_ct_cases(tmp_path / "a" / "b", 1, **SMALL)
-    assert json.loads((tmp_path / "a" / "b" / "phantoms.json").read_text())["ids"] == [0]
+    assert json.loads((tmp_path / "a" / "b" / "phantoms.json").read_text(encoding="utf-8"))["ids"] == [0]
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path, monkeypatch):

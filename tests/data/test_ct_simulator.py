@@ -256,7 +256,7 @@ def test_folder_has_the_published_layout(labels_dir, tmp_path):
 
 def test_notice_says_what_it_is(labels_dir, tmp_path):
     root = simulate_kits(labels_dir, tmp_path / "kits", seed=12, ids=[1], progress=False)
-    notice = Path(root, "SEMI_SYNTHETIC.txt").read_text()
+    notice = Path(root, "SEMI_SYNTHETIC.txt").read_text(encoding="utf-8")
     for words in ("SEMI-SYNTHETIC", "seed 12", "CC BY-NC-SA 4.0", "KiTS19", "clinical CT"):
         assert words in notice
 

@@ -127,7 +127,7 @@ def test_wrong_arguments(kits19, tmp_path):
 def test_lists_are_whole_numbers_in_order():
     folder = Path(kits_datalist.__code__.co_filename).parent / "splits"
     for name in ("kits19", "kits23"):
-        split = json.loads((folder / f"{name}.json").read_text())
+        split = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         for part in (*PARTS, "unlabelled"):
             assert split[part] == sorted(set(split[part]))
             assert all(type(number) is int for number in split[part])

@@ -34,7 +34,7 @@ def around():
 
 
 def rows(root):
-    with open(f"{root}/HAM10000_metadata.csv", newline="") as file:
+    with open(f"{root}/HAM10000_metadata.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

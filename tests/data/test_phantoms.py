@@ -130,7 +130,7 @@ def test_empty_and_deep_folders_are_fine(tmp_path):
     (tmp_path / "empty").mkdir()
     make_polyp_frames(tmp_path / "empty", count=1, size=(40, 40))
     make_polyp_frames(tmp_path / "a" / "b" / "c", count=1, size=(40, 40))
-    assert json.loads((tmp_path / "a" / "b" / "c" / "phantoms.json").read_text())["count"] == 1
+    assert json.loads((tmp_path / "a" / "b" / "c" / "phantoms.json").read_text(encoding="utf-8"))["count"] == 1
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path, monkeypatch):

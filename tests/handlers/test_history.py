@@ -23,7 +23,7 @@ def batches(count, seed=0):
 
 
 def rows(path):
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -79,11 +79,11 @@ def test_no_data_is_taken_for_a_loss(tmp_path):
 def test_a_resumed_run_goes_on_with_the_rows_before_it(tmp_path):
     path = tmp_path / "history.csv"
     trainer(3, path).run()
-    before = path.read_text().splitlines()
+    before = path.read_text(encoding="utf-8").splitlines()
     resumed = trainer(4, path)
     resumed.state.epoch, resumed.state.iteration = 2, 6  # the third epoch was not kept by the checkpoint
     resumed.run()
-    after = path.read_text().splitlines()
+    after = path.read_text(encoding="utf-8").splitlines()
     assert after[:3] == before[:3]
     assert [row["epoch"] for row in rows(path)] == ["1", "2", "3", "4"]
 
@@ -98,7 +98,7 @@ def test_a_new_run_begins_a_new_file(tmp_path):
 def test_a_run_that_fails_keeps_the_epochs_it_finished(tmp_path):
     path = tmp_path / "history.csv"
     trainer(2, path).run()
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
 
     def fail(network):
         raise RuntimeError("stop")
@@ -107,7 +107,7 @@ def test_a_run_that_fails_keeps_the_epochs_it_finished(tmp_path):
     stopped.network.register_forward_hook(lambda *_: fail(None))
     with pytest.raises(RuntimeError, match="stop"):
         stopped.run()
-    assert path.read_text() == before
+    assert path.read_text(encoding="utf-8") == before
     assert list(tmp_path.iterdir()) == [path]
 
 

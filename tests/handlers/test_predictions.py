@@ -31,7 +31,7 @@ def evaluate(data: list[dict], save: SavePredictions, batch_size: int = 2, **kwa
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -111,7 +111,7 @@ def test_an_interrupted_run_or_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk is full"):
         evaluate(items(), SavePredictions(path, NAMES))
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -131,7 +131,9 @@ def _save_a_share(rank: int, folder: str) -> None:
 def test_two_processes_write_what_one_does(tmp_path, in_processes):
     in_processes(_save_a_share)
     evaluate(items(), SavePredictions(tmp_path / "one.csv", NAMES))
-    assert (tmp_path / "predictions0_0.csv").read_text() == (tmp_path / "one.csv").read_text()
+    assert (tmp_path / "predictions0_0.csv").read_text(encoding="utf-8") == (tmp_path / "one.csv").read_text(
+        encoding="utf-8"
+    )
     assert [row["image"] for row in read(tmp_path / "predictions1_0.csv")] == ["/set/y/a.jpg"]
     assert not list(tmp_path.glob("*_1.csv"))
 

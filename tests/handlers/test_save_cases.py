@@ -66,7 +66,7 @@ def own(data):
 
 
 def read(path):
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         head, *rows = csv.reader(file)
     return head, {row[0]: [float(cell) if cell else math.nan for cell in row[1:]] for row in rows}
 

@@ -59,9 +59,9 @@ class Server:
         return requests.request(method, self.address + path, timeout=REQUEST_SECONDS, **more)
 
     def post(self, path, **more):
-        before = len(self.log.read_text())
+        before = len(self.log.read_text(encoding="utf-8"))
         answer = self.request("POST", path, **more)
-        said = self.log.read_text()[before:]
+        said = self.log.read_text(encoding="utf-8")[before:]
         assert answer.status_code == 200, f"{answer.status_code} {answer.text[:500]}\n{said[-4000:]}"
         return answer, said
 
@@ -104,7 +104,9 @@ def wait(server, process):
         except requests.ConnectionError:
             pass
         time.sleep(0.5)
-    pytest.fail(f"the server did not start (exit status {process.poll()}):\n{server.log.read_text()[-4000:]}")
+    pytest.fail(
+        f"the server did not start (exit status {process.poll()}):\n{server.log.read_text(encoding='utf-8')[-4000:]}"
+    )
 
 
 def labels_of(path, source):

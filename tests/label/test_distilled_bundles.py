@@ -97,7 +97,7 @@ def test_train_distils(server, app, student):
     before, teacher = weights(bundle / "models" / "model.pt"), weights(bundle / "models" / "teacher.pt")
     request = {"max_epochs": 1, "val_split": 0.34, "device": "cpu", "multi_gpu": False}
     _, log = server.post(f"/train/{student}", params={"run_sync": "true"}, json=request)
-    with (bundle / "eval" / "distilled.history.csv").open(newline="") as file:
+    with (bundle / "eval" / "distilled.history.csv").open(newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     for term in ("task_loss", "soft_target", "teacher_dice", "hint"):
         assert float(row[term]) > 0

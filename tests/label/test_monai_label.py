@@ -153,7 +153,7 @@ def test_train_distils(server, app, bundle):
 
 def test_train_without_a_teacher_says_so_in_the_log(server, app):
     teacher = app / "model" / BUNDLES[0] / "models" / "teacher.pt"
-    before = len(server.log.read_text())
+    before = len(server.log.read_text(encoding="utf-8"))
     teacher.rename(teacher.with_suffix(".away"))
     try:
         path, request = f"/train/{BUNDLES[0]}", {"max_epochs": 1, "val_split": 0.25, "device": "cpu"}
@@ -161,6 +161,6 @@ def test_train_without_a_teacher_says_so_in_the_log(server, app):
     finally:
         teacher.with_suffix(".away").rename(teacher)
     deadline = time.monotonic() + 20  # the server answers first and logs then
-    while (expected := f"no checkpoint at '{teacher}'") not in server.log.read_text()[before:]:
-        assert time.monotonic() < deadline, f"no '{expected}' in\n{server.log.read_text()[before:]}"
+    while (expected := f"no checkpoint at '{teacher}'") not in server.log.read_text(encoding="utf-8")[before:]:
+        assert time.monotonic() < deadline, f"no '{expected}' in\n{server.log.read_text(encoding='utf-8')[before:]}"
         time.sleep(0.2)

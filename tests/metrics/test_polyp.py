@@ -216,7 +216,7 @@ def test_one_row_an_image_is_written(tmp_path):
     metric = PolypMetrics(cases_path=tmp_path / "cases.csv")
     metric.update((preds, named))
     metric.completed(Engine(lambda engine, _: None), "dice")
-    with open(tmp_path / "cases.csv", newline="") as file:
+    with open(tmp_path / "cases.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row.pop("case") for row in rows] == [f"masks/{number}.png" for number in (7, 8, 9)]
     for row, pred, label in zip(rows, preds[::-1], labels[::-1]):

@@ -12,7 +12,7 @@ COST = {"parameters": 1000, "gmac": 0.5, "milliseconds": 2.0}
 
 
 def write_table(path, head, rows):
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([head, *rows])
 
 
@@ -48,7 +48,7 @@ class Runs:
     def edit(self, change):
         """Change study.json by a function."""
         path = self.root / "study.json"
-        study = json.loads(path.read_text())
+        study = json.loads(path.read_text(encoding="utf-8"))
         change(study)
         path.write_text(json.dumps(study))
 

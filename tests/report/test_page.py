@@ -55,7 +55,7 @@ class Reader(HTMLParser):
 
 def read(page):
     """The page, a file or its text, as a reader sees it."""
-    found = Reader(page if isinstance(page, str) else page.read_text())
+    found = Reader(page if isinstance(page, str) else page.read_text(encoding="utf-8"))
     return found, " ".join(" ".join(found.text).split())
 
 
@@ -71,7 +71,7 @@ def test_all_three_files_are_written(segmentation):
     assert path == runs.root / "report.html"
     made = {one.name for one in runs.root.iterdir() if one.is_file()}
     assert made == {"study.json", "report.html", "report.md", "report.json"}
-    summary = json.loads((runs.root / "report.json").read_text())
+    summary = json.loads((runs.root / "report.json").read_text(encoding="utf-8"))
     found, text = read(path)
     assert (found.open, found.asking) == ([], [])
     assert "script" not in found.tags
@@ -83,7 +83,7 @@ def test_all_three_files_are_written(segmentation):
         score = network["scores"]["meanDice"]
         assert f"{score['mean']:.3f} ± {score['deviation']:.3f}" in text
     assert "monai-kd compare bundles/kidney --seeds 0 1 2" in text
-    table = (runs.root / "report.md").read_text()
+    table = (runs.root / "report.md").read_text(encoding="utf-8")
     assert summary["verdicts"][0]["sentence"] in table
     assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:] == [
         "teacher",
@@ -107,11 +107,15 @@ def test_a_worse_student_is_told_first(segmentation, seeds):
     _, text = read(path)
     plain = r"Distillation hurt: meanDice is 0\.\d+ lower than that of the student alone"
     assert re.search(rf"test cases, compared in meanDice · 2026-01-31 12:00 {plain}\. 95 % interval over", text)
-    assert re.search(rf"^distilled: {plain} \(95 % interval", (runs.root / "report.md").read_text(), re.MULTILINE)
+    assert re.search(
+        rf"^distilled: {plain} \(95 % interval", (runs.root / "report.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert not re.search("helped|It closed", text)
-    assert '<div class="verdict hurt">' in path.read_text()
+    assert '<div class="verdict hurt">' in path.read_text(encoding="utf-8")
     # The share below 0 and the difference carry their sign.
-    share = json.loads((runs.root / "report.json").read_text())["comparisons"]["distilled"]["share"]["share"]
+    share = json.loads((runs.root / "report.json").read_text(encoding="utf-8"))["comparisons"]["distilled"]["share"][
+        "share"
+    ]
     assert f"\N{MINUS SIGN}{-100 * share:.0f} %" in text
 
 
@@ -121,10 +125,12 @@ def test_a_student_that_is_neither_better_nor_worse_is_not_praised(segmentation)
     assert "No difference was shown: meanDice differs by" in text
     assert not re.search("helped|hurt|It closed", text)
     # Nor is the share of the gap said, which the numbers have.
-    share = json.loads((runs.root / "report.json").read_text())["comparisons"]["distilled"]["share"]["share"]
+    share = json.loads((runs.root / "report.json").read_text(encoding="utf-8"))["comparisons"]["distilled"]["share"][
+        "share"
+    ]
     assert share is not None
     assert "not given" in text
-    assert f"{100 * share:.0f} %" not in (runs.root / "report.md").read_text().replace("95 %", "")
+    assert f"{100 * share:.0f} %" not in (runs.root / "report.md").read_text(encoding="utf-8").replace("95 %", "")
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "classification"])
@@ -176,16 +182,18 @@ def test_every_string_is_escaped(segmentation, classification, tmp_path):
     )
     for name in ("teacher", "baseline", "distilled"):
         for path in (runs.root / name).rglob("*.csv"):
-            path.write_text(path.read_text().replace("Dice_kidney", f"Dice_{HOSTILE}").replace("labelsTr/", HOSTILE))
+            path.write_text(
+                path.read_text(encoding="utf-8").replace("Dice_kidney", f"Dice_{HOSTILE}").replace("labelsTr/", HOSTILE)
+            )
         for path in (runs.root / name).rglob("*.evaluation.json"):
-            path.write_text(path.read_text().replace("Dice_kidney", f"Dice_{HOSTILE}"))
+            path.write_text(path.read_text(encoding="utf-8").replace("Dice_kidney", f"Dice_{HOSTILE}"))
     runs.edit(lambda study: study.update(versions={HOSTILE: HOSTILE}, git={"commit": HOSTILE}))
     for kind in (runs, classification(root=tmp_path / "other", classes=(HOSTILE, "{{ 7 * 7 }}", "keratosis"))[0]):
         found, text = read(write_report(kind.root))
         assert found.open == []
         assert "script" not in found.tags
         assert "<script>alert('x')</script>" in text
-        assert "<script" not in (kind.root / "report.md").read_text().replace("\\<", "")
+        assert "<script" not in (kind.root / "report.md").read_text(encoding="utf-8").replace("\\<", "")
     assert "{{ 7 * 7 }}" in text
 
 
@@ -199,9 +207,9 @@ def test_names_of_networks_classes_and_cases_stay_text(kind, request):
     if kind == "segmentation":
         runs, _ = build(levels=values, auxiliary=[further], regions=NAMES, seeds=(0,))
         for path in runs.root.rglob("*.cases.csv"):
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 head, *rows = csv.reader(file)
-            with path.open("w", newline="") as file:
+            with path.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([head, *([f"{NAMES[len(row[0]) % 4]} {row[0]}", *row[1:]] for row in rows)])
     else:
         runs, *_ = build(classes=NAMES, skills={one: 3 * value for one, value in values.items()}, auxiliary=[further])
@@ -242,7 +250,7 @@ def test_the_same_runs_give_the_same_report(segmentation):
     texts = []
     for _ in range(2):
         write_report(runs.root)
-        texts.append([path.read_text() for path in sorted(runs.root.glob("report.*"))])
+        texts.append([path.read_text(encoding="utf-8") for path in sorted(runs.root.glob("report.*"))])
     assert texts[0] == texts[1]
 
 
@@ -304,7 +312,7 @@ def test_pictures_show_image_truth_and_every_network(segmentation, dims):
     assert all(coloured(panel, GREEN) > 200 for panel in panels[1:])
     assert all(coloured(panel, YELLOW) > 200 for panel in panels[2:])
     if dims == 3:
-        assert "data:image/jpeg" in write_report(runs.root).read_text()
+        assert "data:image/jpeg" in write_report(runs.root).read_text(encoding="utf-8")
 
 
 def test_planes_go_through_the_largest_error():
@@ -329,7 +337,7 @@ def test_classified_pictures_are_shown(classification):
     (runs.root / "data/images").mkdir(parents=True)
     for index in range(90):
         Image.new("RGB", (30, 20), (200, 30, 30)).save(runs.root / f"data/images/img_{index:03}.png")
-    text = write_report(runs.root).read_text()
+    text = write_report(runs.root).read_text(encoding="utf-8")
     assert text.count("data:image/jpeg;base64,") == 10
     assert 'class="note legend"' not in text  # no outline of truth or prediction
 

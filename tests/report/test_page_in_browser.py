@@ -132,9 +132,9 @@ def report(request, tmp_path, made={}):  # noqa: B006 - each kind is made once
     if request.param not in made:
         several = {"levels": SEVERAL, "auxiliary": ["second"], "seeds": (0, 1)} if request.param == "several" else {}
         build = request.getfixturevalue("segmentation" if several else request.param)
-        made[request.param] = write_report(build(**several)[0].root).read_text()
+        made[request.param] = write_report(build(**several)[0].root).read_text(encoding="utf-8")
     path = tmp_path / "report.html"
-    path.write_text(made[request.param])
+    path.write_text(made[request.param], encoding="utf-8")
     return path
 
 
@@ -146,12 +146,14 @@ def test_nothing_is_asked_for_and_nothing_complains(browser, report):
 
 def test_the_browser_would_tell_of_a_request_and_of_an_error(browser, report):
     """The test above can fail: a page that asks for a picture, and one with a script that throws."""
-    text = report.read_text()
-    report.write_text(text.replace("<main>", '<main><img src="http://127.0.0.1:9/x.png">'))
+    text = report.read_text(encoding="utf-8")
+    report.write_text(text.replace("<main>", '<main><img src="http://127.0.0.1:9/x.png">'), encoding="utf-8")
     said, _, _ = complaints(browser.open(report))
     assert "Content Security Policy" in json.dumps(said)
     free = text[: text.index("<meta http-equiv")] + text[text.index('<link rel="icon"') :]
-    report.write_text(free.replace("<main>", '<main><img src="http://127.0.0.1:9/x.png"><script>nowhere()</script>'))
+    report.write_text(
+        free.replace("<main>", '<main><img src="http://127.0.0.1:9/x.png"><script>nowhere()</script>'), encoding="utf-8"
+    )
     said, left, _ = complaints(browser.open(report))
     assert left == ["http://127.0.0.1:9/x.png"]
     assert "nowhere is not defined" in json.dumps(said)

@@ -221,8 +221,8 @@ def test_the_command_writes_table_and_pictures(pictures, capsys):
     assert main([*words, "--masks", f"student={pictures / 'masks'}", "--note", "A note."]) == 0
     shown = capsys.readouterr().out
     assert "50 %" in shown
-    assert (pictures / "report.md").read_text() in shown
-    assert (pictures / "report.md").read_text().endswith("A note.\n")
+    assert (pictures / "report.md").read_text(encoding="utf-8") in shown
+    assert (pictures / "report.md").read_text(encoding="utf-8").endswith("A note.\n")
     assert (pictures / "overlays.png").exists()
 
 
@@ -233,7 +233,7 @@ def test_the_command_ends_with_one_line_when_nothing_is_there(tmp_path, capsys):
 
 def test_stored_evaluations_are_plain_json(tmp_path):
     path = save_evaluation(tmp_path, "teacher", {"dice": 0.5}, 3, nn.Conv2d(1, 1, 1), (1, 1, 4, 4))
-    assert json.loads(path.read_text())["scores"] == {"dice": 0.5}
+    assert json.loads(path.read_text(encoding="utf-8"))["scores"] == {"dice": 0.5}
 
 
 def test_the_command_names_what_is_missing_for_pictures(pictures, capsys):

@@ -11,7 +11,7 @@ from monai_kd.report.study import load_study
 
 def rewrite(path, change):
     """Change the lines of a file by a function."""
-    path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+    path.write_text("\n".join(change(path.read_text(encoding="utf-8").splitlines())) + "\n")
 
 
 def test_finished_runs_are_read_by_role(segmentation):
@@ -148,7 +148,7 @@ def test_a_run_without_the_score_is_named(segmentation):
     with pytest.raises(ValueError, match=r"^'teacher/seed_0' has no score 'Dice_liver'; it has Dice_kidney, Dice_tu"):
         load_study(runs.root)
     path = runs.root / "baseline/seed_0/baseline.evaluation.json"
-    raw = json.loads(path.read_text())
+    raw = json.loads(path.read_text(encoding="utf-8"))
     raw["scores"]["meanDice"] = None
     path.write_text(json.dumps(raw))
     runs.edit(lambda study: study.update(score="meanDice"))
@@ -190,7 +190,7 @@ def test_runs_of_other_regions_are_refused(segmentation):
 def test_bad_tables_are_refused_by_name(segmentation, classification, tmp_path):
     runs, _ = segmentation(seeds=(0,))
     path = runs.root / "baseline/seed_0/baseline.cases.csv"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     rewrite(path, lambda lines: [*lines, lines[-1]])
     with pytest.raises(ValueError, match=r"baseline\.cases\.csv' names the case 'labelsTr/case_023\.nii\.gz' twice"):
         load_study(runs.root)
@@ -205,7 +205,7 @@ def test_bad_tables_are_refused_by_name(segmentation, classification, tmp_path):
         load_study(runs.root)
     runs, *_ = classification(root=tmp_path / "classes")
     path = runs.root / "distilled/seed_0/distilled.predictions.csv"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     first = text.splitlines()[1].split(",")
     other = "melanoma" if first[2] == "naevus" else "naevus"
     path.write_text(text.replace(",".join(first), ",".join([*first[:2], other, *first[3:]])))

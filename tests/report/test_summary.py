@@ -23,7 +23,7 @@ def summary_of(runs, resamples=200):
 
 def edit(path, **scores):
     """Change or add scores of an evaluation; ``...`` takes one away."""
-    raw = json.loads(path.read_text())
+    raw = json.loads(path.read_text(encoding="utf-8"))
     raw["scores"] = {name: value for name, value in (raw["scores"] | scores).items() if value is not ...}
     path.write_text(json.dumps(raw))
 
@@ -32,7 +32,7 @@ def stored(root, network, kind="cases"):
     """The stored tables of a network: names, and numbers of shape (seeds, cases, columns), NaN where empty."""
     tables = []
     for path in sorted(root.glob(f"{network}/seed_*/{network}.{kind}.csv")):
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             tables.append(list(csv.reader(file))[1:])
     first = 1 if kind == "cases" else 3
     numbers = [[[float(cell) if cell else math.nan for cell in row[first:]] for row in rows] for rows in tables]
@@ -160,7 +160,7 @@ def test_a_baseline_equal_to_the_teacher_leaves_no_gap(segmentation):
         for kind in ("cases.csv", "evaluation.json"):
             path = runs.root / f"baseline/seed_{seed}/baseline.{kind}"
             (runs.root / f"teacher/seed_{seed}/teacher.{kind}").write_text(
-                path.read_text().replace('"baseline"', '"teacher"')
+                path.read_text(encoding="utf-8").replace('"baseline"', '"teacher"')
             )
     (runs.root / "baseline/seed_2/run.json").unlink()
     found = summary_of(runs)
@@ -188,7 +188,7 @@ def test_worse_equal_and_better_than_the_teacher(segmentation, level, start, end
 def test_a_missing_case_is_left_out_of_every_score(segmentation):
     runs, dice = segmentation()
     path = runs.root / "distilled/seed_1/distilled.cases.csv"
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:-1]) + "\n")
     found = summary_of(runs)
     difference = np.mean([dice["distilled", s] - dice["baseline", s] for s in (0, 1, 2)], axis=0)[:23].mean(axis=1)
     test = found["comparisons"]["distilled"]["cases"]
@@ -204,7 +204,7 @@ def test_a_missing_case_is_left_out_of_every_score(segmentation):
 def test_a_missing_picture_is_left_out_of_every_score(classification):
     runs, labels, probabilities = classification()
     path = runs.root / "baseline/seed_0/baseline.predictions.csv"
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:-1]) + "\n")
     found = summary_of(runs)
     wanted = [metrics.balanced_accuracy_score(labels[:89], probabilities["teacher", s][:89].argmax(1)) for s in (0, 1)]
     assert list(found["networks"]["teacher"]["scores"]["balanced_accuracy"]["values"].values()) == pytest.approx(wanted)
@@ -234,7 +234,7 @@ def test_an_absent_region_counts_in_no_mean(segmentation):
     for name, seed in dice:
         folder = runs.root / name / f"seed_{seed}"
         path = folder / f"{name}.cases.csv"
-        head, *rows = path.read_text().splitlines()
+        head, *rows = path.read_text(encoding="utf-8").splitlines()
         path.write_text("\n".join([head, *(row.rsplit(",", 1)[0] + "," for row in rows)]) + "\n")
         edit(folder / f"{name}.evaluation.json", Dice_tumour=None, meanDice=float(dice[name, seed][:, 0].mean()))
     found = summary_of(runs)
@@ -250,8 +250,8 @@ def test_an_absent_region_counts_in_no_mean(segmentation):
 def test_ties_of_cases_are_counted_and_ranked_as_pratt_does(segmentation):
     runs, dice = segmentation(seeds=(0,))
     path = runs.root / "distilled/seed_0/distilled.cases.csv"
-    same = (runs.root / "baseline/seed_0/baseline.cases.csv").read_text().splitlines()[:9]
-    path.write_text("\n".join([*same, *path.read_text().splitlines()[9:]]) + "\n")
+    same = (runs.root / "baseline/seed_0/baseline.cases.csv").read_text(encoding="utf-8").splitlines()[:9]
+    path.write_text("\n".join([*same, *path.read_text(encoding="utf-8").splitlines()[9:]]) + "\n")
     difference = (dice["distilled", 0] - dice["baseline", 0]).mean(axis=1)
     difference[:8] = 0
     test = summary_of(runs)["comparisons"]["distilled"]["cases"]
@@ -264,7 +264,7 @@ def test_cases_without_a_region_are_told(segmentation):
     """A case's meanDice is then of the region it has, and the mean over cases no longer that over regions."""
     runs, _ = segmentation()
     for path in runs.root.rglob("*.cases.csv"):
-        head, first, *rest = path.read_text().splitlines()
+        head, first, *rest = path.read_text(encoding="utf-8").splitlines()
         path.write_text("\n".join([head, first.rsplit(",", 1)[0] + ",", *rest]) + "\n")
     found = summary_of(runs)
     assert any("is not its value over the whole test set" in note for note in found["notes"])
@@ -302,10 +302,10 @@ def test_scores_of_other_bundles(segmentation):
             Dice_tumour=...,
         )
         path = folder / f"{name}.cases.csv"
-        head, *rows = path.read_text().splitlines()
+        head, *rows = path.read_text(encoding="utf-8").splitlines()
         path.write_text("\n".join([f"{head},val_mean_dice", *(f"{r},{m}" for r, m in zip(rows, mean))]) + "\n")
         path = folder / f"{name}.history.csv"
-        path.write_text(path.read_text().replace("meanDice", "val_mean_dice"))
+        path.write_text(path.read_text(encoding="utf-8").replace("meanDice", "val_mean_dice"))
     runs.edit(lambda study: study.update(score="val_mean_dice"))
     found = summary_of(runs)
     difference = np.mean([dice["distilled", s] - dice["baseline", s] for s in (0, 1, 2)], axis=0).mean(axis=1)
@@ -341,7 +341,7 @@ def test_a_score_that_some_runs_lack_is_shown_of_the_others(segmentation, lackin
     assert {name for name, one in found["networks"].items() if "meanIoU" not in one["scores"]} == {lacking}
     assert found["networks"]["distilled"]["scores"]["wFmeasure"]["values"] == {"0": 0.7, "1": None, "2": None}
     assert found["networks"]["distilled"]["scores"]["wFmeasure"]["seeds"] == 1
-    assert "wFmeasure" in write_report(runs.root).read_text()
+    assert "wFmeasure" in write_report(runs.root).read_text(encoding="utf-8")
 
 
 def test_weights_are_those_that_the_run_names(segmentation):
@@ -349,7 +349,7 @@ def test_weights_are_those_that_the_run_names(segmentation):
     runs, _ = segmentation(seeds=(0,))
     (runs.root / "baseline/seed_0/models/mean.pt").write_bytes(bytes(77))
     path = runs.root / "distilled/seed_0/run.json"
-    done = json.loads(path.read_text())
+    done = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(done | {"checkpoint": "baseline/seed_0/models/mean.pt"}))
     assert summary_of(runs)["networks"]["distilled"]["cost"]["file_bytes"] == 77
     del done["checkpoint"]
@@ -375,7 +375,11 @@ def test_costs_are_those_measured_side_by_side_where_they_are_stored(segmentatio
 def test_curves_are_losses_first_and_no_scores_of_single_classes(segmentation):
     runs, _ = segmentation()
     path = runs.root / "distilled/seed_0/distilled.history.csv"
-    path.write_text(path.read_text().replace("epoch,loss,", "epoch,loss,", 1).replace("soft_target", "Dice_tumour", 1))
+    path.write_text(
+        path.read_text(encoding="utf-8")
+        .replace("epoch,loss,", "epoch,loss,", 1)
+        .replace("soft_target", "Dice_tumour", 1)
+    )
     found = summary_of(runs)
     assert found["curves"] == ["loss", "soft_target", "meanDice"]
     assert found["histories"]["distilled"]["0"]["Dice_tumour"][0] > 0

@@ -29,7 +29,7 @@ def test_a_distilled_bundle_is_compared_case_by_case(zoo, tmp_path):
     plan = plan_comparison(bundle, seeds=[0, 1], config_files=[tmp_path / "cases.json"], overrides=overrides)
     runs = compare(plan, tmp_path / "runs")
 
-    report = json.loads(write_report(runs).with_suffix(".json").read_text())
+    report = json.loads(write_report(runs).with_suffix(".json").read_text(encoding="utf-8"))
     (result,) = report["comparisons"].values()
     assert result["cases"]["cases"] == 3
     assert {row["case"] for row in result["by_case"]} == {f"labelsTr/case_{i}.nii.gz" for i in range(3)}

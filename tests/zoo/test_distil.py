@@ -32,7 +32,7 @@ SPLEEN = "spleen_ct_segmentation"
 
 
 def read(root, name):
-    return json.loads((root / "configs" / f"{name}.json").read_text())
+    return json.loads((root / "configs" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def weights(root, name):
@@ -84,7 +84,7 @@ def test_student_loads_into_the_plain_network(trained, name):
     root = trained(name)
     parser = ConfigParser()
     parser.read_config(str(root / "configs" / "inference.json"))
-    assert "monai_kd" not in (root / "configs" / "inference.json").read_text()
+    assert "monai_kd" not in (root / "configs" / "inference.json").read_text(encoding="utf-8")
     network = parser.get_parsed_content("network_def")
     network.load_state_dict(weights(root, "model"), strict=True)
     assert all(type(value) is torch.Tensor for value in weights(root, "model").values())
@@ -289,7 +289,7 @@ def test_terms_of_ones_own(zoo, run_bundle, tmp_path):
     assert (result.terms, result.taps) == (("where",), None)
     assert read(result.root, "train")["heat"] == 3.0
     run_bundle(result.root, "train", dataset_dir=data(zoo(SPLEEN)))
-    assert "where" in (result.root / "eval" / "distilled.history.csv").read_text().splitlines()[0]
+    assert "where" in (result.root / "eval" / "distilled.history.csv").read_text(encoding="utf-8").splitlines()[0]
 
 
 def test_yaml_becomes_json(zoo, tmp_path):
@@ -297,7 +297,7 @@ def test_yaml_becomes_json(zoo, tmp_path):
     root = shutil.copytree(zoo(SPLEEN), tmp_path / "teacher")
     for file in (root / "configs").glob("*.json"):
         if file.stem != "metadata":
-            file.with_suffix(".yaml").write_text(yaml.safe_dump(json.loads(file.read_text())))
+            file.with_suffix(".yaml").write_text(yaml.safe_dump(json.loads(file.read_text(encoding="utf-8"))))
             file.unlink()
     result = distil_bundle(root, tmp_path / "s")
     assert read(result.root, "train")["network_def"] == result.student

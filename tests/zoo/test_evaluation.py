@@ -141,9 +141,9 @@ def evaluated(zoo, run_bundle, tmp_path, name, change=None):
     root = distil_bundle(zoo(name), tmp_path / "student").root
     path = root / "configs" / "evaluate.json"
     if change is not None:
-        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}))
     settings = {"dataset_dir": str(zoo(name).with_name("data")), "output_dir": str(tmp_path / "eval")}
-    if "masks_dir" in json.loads(path.read_text()):
+    if "masks_dir" in json.loads(path.read_text(encoding="utf-8")):
         settings["masks_dir"] = str(tmp_path / "masks")
     flow = run_bundle(root, "train", "teacher", "evaluate", **settings)
     return flow, read_cases(tmp_path / "eval", "teacher")

@@ -26,7 +26,7 @@ def bundle(zoo, tmp_path):
 
     def changed(change=lambda config: None, name=SPLEEN):
         root = shutil.copytree(zoo(name), tmp_path / "teacher", dirs_exist_ok=True)
-        config = json.loads((zoo(name) / "configs" / "train.json").read_text())
+        config = json.loads((zoo(name) / "configs" / "train.json").read_text(encoding="utf-8"))
         change(config)
         (root / "configs" / "train.json").write_text(json.dumps(config))
         return read_teacher_bundle(root)
@@ -113,7 +113,9 @@ def test_weights_and_batches_are_seeded_by_one_key(bundle, steps, expected):
 
 def test_evaluation_needs_no_teacher(bundle):
     teacher = bundle()
-    evaluate = evaluate_config(teacher, json.loads((teacher.root / "configs" / "evaluate.json").read_text()))
+    evaluate = evaluate_config(
+        teacher, json.loads((teacher.root / "configs" / "evaluate.json").read_text(encoding="utf-8"))
+    )
     assert "optimizer" not in str(evaluate["initialize"])
     assert evaluate["validate#handlers"][0]["load_path"] == "$@ckpt_dir + '/' + @checkpoint"
     assert "@run_name" in evaluate["run"][-1]
