@@ -67,9 +67,10 @@ def command(
     """
     wanted, overrides = parse_seeds(seeds), parse_overrides(override or [])
     from monai_kd.compare import plan_comparison
-    from monai_kd.compare.run import stages
+    from monai_kd.compare.run import check_folder, stages
 
     plan = plan_comparison(bundle, wanted, method or (), config or (), overrides, score)
+    check_folder(output.resolve())
     every = stages(plan, output.resolve())
     if dry_run:
         typer.echo(json.dumps([_plain(stage) for stage in every], indent=2) if as_json else _listed(every))
@@ -108,7 +109,8 @@ def _run(plan: ComparisonPlan, output: Path, every: Sequence[Stage]) -> None:
                 bars.advance(whole)
                 bars.print(f"{stage.name}: finished")
 
-        compare(plan, output, shlex.join(["monai-kd", *sys.argv[1:]]), show)
+        # Paths may be relative to this folder.
+        compare(plan, output, f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['monai-kd', *sys.argv[1:]])}", show)
 
 
 def _plain(stage: Stage) -> dict[str, Any]:

@@ -8,20 +8,24 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from monai_kd.compare.plan import ComparisonPlan
 
-__all__ = ["describe", "differences", "surroundings"]
+__all__ = ["describe", "differences", "made_with", "surroundings"]
 
 _PACKAGES = ("monai-kd", "monai", "torch", "pytorch-ignite", "numpy")
 
 
 def describe(plan: ComparisonPlan) -> dict[str, Any]:
-    """What decides on the results, as plain values."""
-    return {"bundle": plan.bundle.name, **plan.as_json()}
+    """What decides on the results, as plain values; ``contents`` are the hashes of the files behind them."""
+    files = {path for one in plan.networks for evaluate in (False, True) for path in plan.files_of(one, evaluate)}
+    files |= {plan.bundle / "models" / one.checkpoint for one in plan.networks if one.checkpoint is not None}
+    contents = {plan.name_of(path): sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+    return {"bundle": plan.bundle.name, **plan.as_json(), "contents": contents}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -31,7 +35,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         before: of the comparison that a folder holds.
         now: of :func:`describe`.
     """
-    found = {key for key in now if before.get(key) != now[key]} - {"seeds", "networks"}
+    # No run depends on the score.
+    found = {key for key in now if before.get(key) != now[key]} - {"seeds", "networks", "contents", "score"}
+    contents = before.get("contents", {})
+    found |= {f"'{name}'" for name, one in contents.items() if now["contents"].get(name, one) != one}
     seeds, networks = before.get("seeds", []), before.get("networks", {})
     if seeds != now["seeds"][: len(seeds)]:
         found.add("seeds")
@@ -41,14 +48,19 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def surroundings(bundle: Path) -> dict[str, Any]:
-    """Where the bundle lies and its version, versions of the packages, the state of its repository, the time."""
+    """Where the bundle lies and its version, what the comparison is made with, the time."""
     return {
         "bundle_folder": str(bundle),
         "bundle_version": _bundle_version(bundle),
-        "versions": {name: _package_version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
-        "git": _git_state(bundle),
+        **made_with(bundle),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def made_with(bundle: Path) -> dict[str, Any]:
+    """Versions of the packages and the state of the bundle's repository."""
+    versions = {name: _package_version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]}
+    return {"versions": versions, "git": _git_state(bundle)}
 
 
 def _recipe(network: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -10,11 +10,18 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from monai.bundle.config_parser import ConfigParser
+
 __all__ = ["ComparedNetwork", "ComparisonPlan", "plan_comparison"]
 
 ROLES = ("teacher", "auxiliary", "baseline", "student")
 _PLAN, _TRAIN, _EVALUATE = "compare.json", "train.json", "evaluate.json"
-_OWN_KEYS = {"bundle_root", "ckpt_dir", "output_dir", "masks_dir", "run_name", "checkpoint", "seed", "resume"}
+_OWN_KEYS = {
+    *("bundle_root", "ckpt_dir", "output_dir", "masks_dir", "run_name", "checkpoint", "seed", "resume"),
+    *("config_file", "meta_file", "logging_file", "args_file", "run_id", "init_id", "final_id", "workflow_type"),
+}
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_TAKEN = ("cache",)
 _OF_NETWORK = re.compile(r"([^:#]+):(?!:)")
 
 
@@ -91,6 +98,10 @@ class ComparisonPlan:
         own = [configs / name for name in network.files]
         return [configs / _TRAIN, *self.config_files, *own, *([configs / _EVALUATE] if evaluate else [])]
 
+    def name_of(self, path: Path) -> str:
+        """A file relative to the bundle where it lies in it, so that a bundle may be moved."""
+        return path.relative_to(self.bundle).as_posix() if path.is_relative_to(self.bundle) else str(path)
+
     def as_json(self) -> dict[str, Any]:
         """What decides on the results, as plain values."""
         return {
@@ -100,7 +111,7 @@ class ComparisonPlan:
                 one.name: {**json.loads(json.dumps(asdict(one))), "seeds": list(self.seeds_of(one))}
                 for one in self.networks
             },
-            "config_files": [str(path) for path in self.config_files],
+            "config_files": [self.name_of(path) for path in self.config_files],
             "overrides": json.loads(json.dumps(dict(self.overrides))),
         }
 
@@ -129,7 +140,7 @@ def plan_comparison(
 
     Raises:
         FileNotFoundError: no such bundle, or a file that it has not.
-        ValueError: seeds or overrides that cannot be, or a ``compare.json`` that makes no sense.
+        ValueError: seeds, paths or overrides that cannot be, or a ``compare.json`` that makes no sense.
     """
     bundle = Path(bundle).resolve()
     if not (bundle / "configs" / _TRAIN).is_file() or not (bundle / "configs" / _EVALUATE).is_file():
@@ -146,7 +157,7 @@ def plan_comparison(
     networks = [*described["networks"], *(_method(bundle, name, described["networks"]) for name in methods)]
     _check(bundle, networks)
     networks, overrides = _with_overrides(networks, overrides)
-    return ComparisonPlan(
+    plan = ComparisonPlan(
         bundle,
         score or described["score"],
         tuple(seeds),
@@ -155,6 +166,9 @@ def plan_comparison(
         files,
         overrides,
     )
+    _check_paths([bundle, *files])
+    _check_keys(plan)
+    return plan
 
 
 def _described(bundle: Path) -> dict[str, Any]:
@@ -206,6 +220,31 @@ def _with_overrides(
     return [replace(one, overrides={**one.overrides, **own[one.name]}) for one in networks], common
 
 
+def _check_paths(paths: Sequence[Path]) -> None:
+    if bad := [str(path) for path in paths if "#" in str(path) or "::" in str(path)]:
+        raise ValueError(f"{bad} have '#' or '::', which mean a path of keys in configurations; rename them.")
+
+
+def _check_keys(plan: ComparisonPlan) -> None:
+    """Overrides are of keys that some network's configuration has; what is misspelt would have no effect."""
+    problems, common = [], set(plan.overrides)
+    for one in plan.networks:
+        parser = ConfigParser()
+        parser.read_config([str(path) for path in plan.files_of(one, evaluate=True)])
+        common -= {key for key in common if key in parser}
+        unknown = [key for key in one.overrides if key not in parser]
+        problems += [f"'{one.name}' has no key '{key}'{_close(key, parser.get())}" for key in unknown]
+        known = parser.get()
+    problems += [f"no key '{key}'{_close(key, known)}" for key in sorted(common)]
+    if problems:
+        raise ValueError(f"overrides of '{plan.bundle.name}': {'; '.join(problems)}.")
+
+
+def _close(key: str, known: Mapping[str, Any]) -> str:
+    close = get_close_matches(key, list(known), n=3, cutoff=0.6)
+    return f" (did you mean {', '.join(close)}?)" if close else ""
+
+
 def _owner(key: str) -> str | None:
     """The network that an override is of; "a::b" is MONAI's way to write a path of keys."""
     found = _OF_NETWORK.match(key)
@@ -219,6 +258,8 @@ def _check(bundle: Path, networks: Sequence[ComparedNetwork]) -> None:
         problems.append(f"networks need different names, got {names}")
     seen: set[str] = set()
     for one in networks:
+        if not _NAME.fullmatch(one.name) or one.name in _TAKEN:
+            problems.append(f"'{one.name}' names a folder: letters, digits and _ . - alone, and none of {_TAKEN}")
         if one.role not in ROLES:
             problems.append(f"'{one.name}' has the role '{one.role}'; roles are {', '.join(ROLES)}")
         if one.evaluates is not None and one.evaluates not in seen:
@@ -237,6 +278,8 @@ def _check(bundle: Path, networks: Sequence[ComparedNetwork]) -> None:
     for role in ("teacher", "baseline"):
         if sum(one.role == role for one in networks) > 1:
             problems.append(f"one network is the {role}, got several")
+    if not any(one.role == "baseline" for one in networks):
+        problems.append("no network is the 'baseline'")
     if not any(one.role == "student" for one in networks):
         problems.append("no network is a 'student'")
     if problems:

@@ -30,26 +30,33 @@ def recipe(arguments: Mapping[str, Any]) -> ConfigParser:
     return parser
 
 
-def data_of(training: ConfigParser, evaluation: ConfigParser) -> dict[str, Any]:
+def data_of(
+    training: ConfigParser, evaluation: ConfigParser, others: Mapping[str, ConfigParser] | None = None
+) -> dict[str, Any]:
     """Folder, split and test cases of a comparison, as far as the bundle has them where bundles of the zoo do.
 
     Args:
         training: recipe of a student's training.
         evaluation: that of its evaluation.
+        others: recipes of the other networks' trainings, by name.
 
     Returns:
-        ``dataset_dir``; ``split``, the number of items by part; ``test_cases``, each with the path of its image and the
-        path of its label or its class.
+        ``dataset_dir``; ``split``, the number of items by part; ``other_splits``, by name, of networks that are
+        trained on another number of items; ``test_cases``, each with the path of its image and the path of its label
+        or its class.
     """
+    own = _training(training)
+    splits = {name: _training(parser) for name, parser in (others or {}).items()}
     cases = _items(evaluation, "validate#dataset#data")
     folder = evaluation.get_parsed_content("dataset_dir") if "dataset_dir" in evaluation else None
     return {
         "dataset_dir": None if folder is None else str(Path(folder).resolve()),
         "split": {
-            **_training(training),
+            **own,
             **_count("validation", _items(training, "validate#dataset#data")),
             **_count("test", cases),
         },
+        "other_splits": {name: split for name, split in splits.items() if split != own},
         "test_cases": list(_cases(cases or ())),
     }
 

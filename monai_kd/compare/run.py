@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +18,17 @@ from monai.bundle.config_parser import ConfigParser
 from monai_kd._bundle_scripts import importable
 from monai_kd._files import write_whole
 from monai_kd.compare.costs import measure_costs
-from monai_kd.compare.describe import describe, differences, surroundings
+from monai_kd.compare.describe import describe, differences, made_with, surroundings
 from monai_kd.compare.plan import ComparedNetwork, ComparisonPlan
+from monai_kd.compare.process import LOCK, locked, run_process
 from monai_kd.compare.recipe import data_of, recipe
 from monai_kd.report.cost import COSTS
+from monai_kd.report.evaluation import load_evaluations
 
-__all__ = ["Stage", "StageError", "compare"]
+__all__ = ["Stage", "StageError", "check_folder", "compare"]
 
 STUDY, TRAINED, DONE = "study.json", "trained.json", "run.json"
 CHECKPOINT, MASKS, CACHE = "model.pt", "masks", "cache"
-LOCK = ".lock"
 RUNNER = (sys.executable, "-m", "monai.bundle", "run")
 _EPOCH = re.compile(r"Epoch: (\d+)/(\d+)")
 _SHOWN_LINES = 15
@@ -81,12 +79,15 @@ def compare(plan: ComparisonPlan, output: str | Path, command: str = "", progres
         ``output``.
 
     Raises:
-        ValueError: the folder holds another comparison.
+        ValueError: the folder holds another comparison, or cannot hold one; the evaluation has not the score.
+        BlockingIOError: another process works in the folder.
         StageError: a run failed; its log's end is in the message.
     """
     output = Path(output).resolve()
-    _begin(plan, output, command)
-    with _locked(output) as lock:
+    check_folder(output)
+    output.mkdir(parents=True, exist_ok=True)
+    with locked(output) as lock:
+        _begin(plan, output, command)
         for stage in stages(plan, output):
             if not stage.finished:
                 _run_stage(plan, stage, output, lock, progress or (lambda *_: None))
@@ -105,15 +106,28 @@ def stages(plan: ComparisonPlan, output: Path) -> list[Stage]:
     ]
 
 
+def check_folder(output: Path) -> None:
+    """See that a comparison can lie, or lies, in a folder.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if "#" in str(output) or "::" in str(output):
+        raise ValueError(
+            f"'{output}' has '#' or '::', which mean a path of keys in configurations; give another folder."
+        )
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"'{output}' is no folder.")
+    if output.exists() and not (output / STUDY).is_file() and any(path.name != LOCK for path in output.iterdir()):
+        raise ValueError(f"'{output}' is not empty and holds no comparison; give an empty or new folder.")
+
+
 def _begin(plan: ComparisonPlan, output: Path, command: str) -> None:
     """Write ``study.json``, or see that the one there is of the same comparison, or of one that grows to it."""
     path = output / STUDY
     described = describe(plan)
     if not path.is_file():
-        if output.exists() and any(output.iterdir()):
-            raise ValueError(f"'{output}' is not empty and holds no comparison; give an empty or new folder.")
         study = {**described, **surroundings(plan.bundle), "command": command, "data": _data(plan, output)}
-        output.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(study, indent=2) + "\n")
         return
     try:
@@ -125,19 +139,23 @@ def _begin(plan: ComparisonPlan, output: Path, command: str) -> None:
             f"'{output}' holds another comparison: {', '.join(changed)} differ. Repeat its own command to go on with "
             "it, add seeds or networks to it, or give another folder."
         )
-    if before["networks"] != described["networks"] or before["seeds"] != described["seeds"]:
+    if any(before.get(key) != value for key, value in described.items()):
         if list(before["networks"]) != list(described["networks"]):
             (output / COSTS).unlink(missing_ok=True)
         write_whole(path, json.dumps({**before, **described, "command": command}, indent=2) + "\n")
 
 
 def _data(plan: ComparisonPlan, output: Path) -> dict[str, Any]:
-    """Of the first student; the others have the same."""
+    """Of the first student, and of networks that are trained on other data."""
     student = next(one for one in plan.networks if one.role == "student")
-    stage = Stage(student, plan.seeds_of(student)[0], output / student.name)
+
+    def of(network: ComparedNetwork, evaluate: bool = False) -> ConfigParser:
+        stage = Stage(network, plan.seeds_of(network)[0], output / network.name)
+        return recipe(_arguments(plan, stage, output, evaluate))
+
     with importable(plan.bundle):
-        training, evaluation = (recipe(_arguments(plan, stage, output, evaluate)) for evaluate in (False, True))
-        return data_of(training, evaluation)
+        others = {one.name: of(one) for one in plan.networks if one.trained and one is not student}
+        return data_of(of(student), of(student, evaluate=True), others)
 
 
 def _measure(plan: ComparisonPlan, output: Path) -> None:
@@ -145,19 +163,6 @@ def _measure(plan: ComparisonPlan, output: Path) -> None:
     with importable(plan.bundle):
         recipes = {name: recipe(_arguments(plan, firsts[name], output, evaluate=True)) for name in reversed(firsts)}
         measure_costs(output, recipes, {name: stage.folder for name, stage in firsts.items()}, plan.network_key)
-
-
-@contextmanager
-def _locked(output: Path) -> Iterator[int]:
-    """Hold the folder's lock. Runs inherit it, so that one that outlives a killed comparison is noticed."""
-    descriptor = os.open(output / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-    except BlockingIOError:
-        raise StageError(f"another process works in '{output}'; wait for it, or stop it.") from None
-    finally:
-        os.close(descriptor)
 
 
 def _run_stage(plan: ComparisonPlan, stage: Stage, output: Path, lock: int, progress: Progress) -> None:
@@ -184,12 +189,14 @@ def _run_stage(plan: ComparisonPlan, stage: Stage, output: Path, lock: int, prog
     _call(stage, "evaluation", arguments, lock, progress)
     for path in stage.folder.glob("models/*_resume.pt*"):
         path.unlink()
+    _check_score(plan, stage)
     checkpoint = Path(os.path.relpath(Path(arguments["ckpt_dir"]) / file, output)).as_posix()
     done = {
         "network": stage.network.name,
         "seed": stage.seed,
         "seconds": round(spent + time.monotonic() - start, 1),
         "checkpoint": checkpoint,
+        **made_with(plan.bundle),
     }
     write_whole(stage.folder / DONE, json.dumps(done, indent=2) + "\n")
     progress(stage, "finished", 1.0)
@@ -233,33 +240,16 @@ def _models(output: Path, name: str, seed: int) -> Path:
 
 
 def _call(stage: Stage, what: str, arguments: dict[str, Any], lock: int, progress: Progress) -> None:
-    """Run it as a process of its own, its output in a log; an interruption stops it as well."""
+    """Run it as a process of its own, its output in a log."""
     file, log = stage.folder / f"{what}.json", stage.folder / f"{what}.log"
     write_whole(file, json.dumps(arguments, indent=2) + "\n")
-    command = [*RUNNER, "--args_file", str(file)]
     progress(stage, what, 0.0)
-    with open(log, "a", encoding="utf-8") as kept:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            pass_fds=(lock,),
-        )
-        try:
-            for line in _lines(process):
-                kept.write(line)
-                kept.flush()
-                if what == "training" and (found := _EPOCH.search(line)):
-                    progress(stage, what, (int(found[1]) - 1) / int(found[2]))
-            status = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    if status:
+
+    def watch(line: str) -> None:
+        if what == "training" and (found := _EPOCH.search(line)):
+            progress(stage, what, (int(found[1]) - 1) / int(found[2]))
+
+    if status := run_process([*RUNNER, "--args_file", str(file)], log, lock, watch):
         end = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-_SHOWN_LINES:])
         raise StageError(
             f"the {what} of {stage.name} ended with status {status}. The end of '{log}':\n{end}\n"
@@ -267,6 +257,11 @@ def _call(stage: Stage, what: str, arguments: dict[str, Any], lock: int, progres
         )
 
 
-def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
-    if process.stdout is not None:
-        yield from process.stdout
+def _check_score(plan: ComparisonPlan, stage: Stage) -> None:
+    """At the first evaluation, and not when all trainings are done."""
+    scores = load_evaluations(stage.folder)[stage.network.name].scores
+    if plan.score not in scores:
+        raise ValueError(
+            f"the evaluation of {stage.name} has no score '{plan.score}'; it has {', '.join(sorted(scores))}. Repeat "
+            "the command with one of these as the score: what is finished is kept."
+        )

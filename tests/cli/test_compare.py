@@ -1,5 +1,7 @@
 import json
+import shlex
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ def bundle(tmp_path):
     configs = tmp_path / "bundle" / "configs"
     configs.mkdir(parents=True)
     for name in ("train", "evaluate", "teacher", "baseline"):
-        (configs / f"{name}.json").write_text("{}")
+        (configs / f"{name}.json").write_text('{"epochs": 1}' if name == "train" else "{}")
     return configs.parent
 
 
@@ -34,6 +36,7 @@ def test_a_dry_run_lists_the_stages(bundle, tmp_path, capsys):
     done = runs / "teacher" / "seed_0" / "run.json"
     done.parent.mkdir(parents=True)
     done.write_text("{}")
+    (runs / "study.json").write_text("{}")
     assert run(["compare", str(bundle), "-o", str(runs), "--seeds", "0,1", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "finished  teacher, seed 0",
@@ -42,7 +45,7 @@ def test_a_dry_run_lists_the_stages(bundle, tmp_path, capsys):
         "to do     distilled, seed 0",
         "to do     distilled, seed 1",
     ]
-    assert not (runs / "study.json").exists()
+    assert (runs / "study.json").read_text(encoding="utf-8") == "{}"  # as it was
 
 
 def test_a_dry_run_prints_json(bundle, tmp_path, capsys):
@@ -75,7 +78,7 @@ def test_it_ends_with_the_verdict_and_where_the_report_is(bundle, compared, tmp_
     assert lines[-1] == f"report: {runs / 'report.html'}"
     plan, command = compared[0]
     assert plan.overrides == {"epochs": 2}
-    assert command == "monai-kd compare 'a bundle'"
+    assert command == f"cd {shlex.quote(str(Path.cwd()))} && monai-kd compare 'a bundle'"
 
 
 def test_it_prints_json(bundle, compared, tmp_path, capsys):
@@ -107,6 +110,9 @@ def test_what_the_report_needs_is_missed_before_anything_is_run(
         (["{bundle}", "-o", "x", "--seeds", "0", "1"], 2, "unexpected extra argument"),
         (["{bundle}", "-o", "x", "--seeds", "0,0"], 1, "different numbers from 0"),
         (["{bundle}", "-o", "x", "--set", "epochs"], 2, "expected KEY=VALUE, got 'epochs'"),
+        (["{bundle}", "-o", "x", "--set", "epoch=3"], 1, "no key 'epoch' (did you mean epochs?)"),
+        (["{bundle}", "-o", "a#1", "--dry-run"], 1, "has '#' or '::'"),
+        (["{bundle}", "-o", "{bundle}/configs/train.json", "--dry-run"], 1, "is no folder"),
         (["{bundle}", "-o", "x", "--set", "seed=3"], 1, "['seed'] are set for each run"),
         (["{bundle}", "-o", "x", "--method", "nothing"], 1, "has no configs/nothing.json"),
         (["{bundle}", "-o", "x", "--config", "nowhere.json"], 1, "no configuration file at"),

@@ -16,7 +16,7 @@ def bundle(tmp_path):
     configs = tmp_path / "bundle" / "configs"
     configs.mkdir(parents=True)
     for name in ("train", "evaluate", "teacher", "baseline", "soft_targets", "metadata"):
-        (configs / f"{name}.json").write_text("{}")
+        (configs / f"{name}.json").write_text('{"epochs": 1, "amp": true}' if name == "train" else "{}")
     return configs.parent
 
 
@@ -82,6 +82,10 @@ def test_every_bundle_can_be_compared(path):
     ("networks", "message"),
     [
         ({"baseline": BASELINE}, "no network is a 'student'"),
+        ({"s": {"role": "student"}}, "no network is the 'baseline'"),
+        ({"../b": BASELINE, "s": {"role": "student"}}, r"'../b' names a folder"),
+        ({"cache": BASELINE, "s": {"role": "student"}}, r"'cache' names a folder"),
+        ({"": BASELINE, "s": {"role": "student"}}, r"'' names a folder"),
         ({"a": BASELINE, "b": BASELINE, "s": {"role": "student"}}, "one network is the baseline, got several"),
         ({"s": {"role": "pupil"}}, "has the role 'pupil'; roles are teacher, auxiliary, baseline, student"),
         ({"s": {"role": "student", "files": ["none.json"]}}, "'s' has no configs/none.json"),
@@ -106,6 +110,42 @@ def test_seeds_are_different_numbers(bundle, seeds):
 def test_keys_of_the_comparison_itself_are_refused(bundle):
     with pytest.raises(ValueError, match=r"\['ckpt_dir', 'seed'\] are set for each run"):
         plan_comparison(bundle, overrides={"seed": 3, "ckpt_dir": "here", "epochs": 1})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"epoch": 3}, r"no key 'epoch' \(did you mean epochs\?\)"),
+        ({"teacher:epoch": 3}, r"'teacher' has no key 'epoch' \(did you mean epochs\?\)"),
+        ({"pupil:epochs": 3}, r"overrides are of the networks \['pupil'\]; compared are teacher, baseline, distilled"),
+        ({"config_file": "x.json"}, r"\['config_file'\] are set for each run"),
+        ({"teacher:seed": 3}, r"\['teacher:seed'\] are set for each run"),
+    ],
+)
+def test_an_override_without_effect_is_refused(bundle, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        plan_comparison(bundle, overrides=overrides)
+
+
+def test_a_key_of_some_networks_may_be_set_for_all(bundle):
+    (bundle / "configs" / "teacher.json").write_text('{"wide": {"channels": [1, 2]}}')
+    plan = plan_comparison(bundle, overrides={"wide#channels#0": 3, "teacher:wide::channels::1": 4})
+    assert plan.overrides == {"wide#channels#0": 3}
+    assert plan.network("teacher").overrides == {"wide::channels::1": 4}
+
+
+def test_a_path_that_configurations_misread_is_refused(bundle, tmp_path):
+    extra = tmp_path / "demo#1.json"
+    extra.write_text("{}")
+    with pytest.raises(ValueError, match="have '#' or '::', which mean a path of keys"):
+        plan_comparison(bundle, config_files=[extra])
+
+
+def test_files_of_the_bundle_are_named_within_it(bundle, tmp_path):
+    (tmp_path / "own.json").write_text("{}")
+    files = [bundle / "configs" / "soft_targets.json", tmp_path / "own.json"]
+    found = plan_comparison(bundle, config_files=files).as_json()["config_files"]
+    assert found == ["configs/soft_targets.json", str(tmp_path / "own.json")]
 
 
 def test_what_is_not_there_is_named(bundle, tmp_path):

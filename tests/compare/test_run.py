@@ -1,6 +1,5 @@
 """Stages, by a runner that trains nothing: what is run with what, what is kept, what goes on after a stop."""
 
-import fcntl
 import json
 import os
 import sys
@@ -10,6 +9,7 @@ import pytest
 
 from monai_kd.compare import StageError, compare, plan_comparison
 from monai_kd.compare import run as module
+from monai_kd.compare.process import locked
 from monai_kd.compare.run import stages
 from monai_kd.report.cost import load_costs
 
@@ -53,7 +53,9 @@ def bundle(tmp_path):
         "train": {"dataset": {"data": [{"image": "a.png", "label": "b.png"}, {"image": "c.png"}]}},
         "validate": {"dataset": {"data": [{"image": "d.png", "label": 1}]}},
     }
-    (configs / "train.json").write_text(json.dumps({"network_def": network, "dataset_dir": "data", **data}))
+    (configs / "train.json").write_text(
+        json.dumps({"network_def": network, "dataset_dir": "data", "epochs": 1, **data})
+    )
     (configs / "metadata.json").write_text('{"version": "0.2.0"}')
     return configs.parent
 
@@ -120,6 +122,16 @@ def test_study_knows_the_data(bundle, calls, tmp_path):
     assert data["dataset_dir"] == str(Path("data").resolve())
     assert data["split"] == {"training": 1, "unlabelled": 1, "validation": 1, "test": 1}
     assert data["test_cases"] == [{"image": str(Path("d.png").resolve()), "label": 1}]
+    assert data["other_splits"] == {}
+
+
+def test_a_teacher_with_more_labels_is_told(bundle, calls, tmp_path):
+    items = [{"image": name, "label": "b.png"} for name in ("a.png", "c.png")]
+    (bundle / "configs" / "teacher.json").write_text(json.dumps({"train#dataset#data": items}))
+    output = compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs")
+    data = json.loads((output / "study.json").read_text(encoding="utf-8"))["data"]
+    assert data["split"]["training"] == 1
+    assert data["other_splits"] == {"teacher": {"training": 2, "unlabelled": 0}}
 
 
 def test_networks_are_timed_side_by_side_once(bundle, calls, tmp_path):
@@ -261,15 +273,61 @@ def test_a_folder_of_something_else_is_refused(bundle, calls, tmp_path):
 
 
 def test_two_at_once_in_one_folder_are_refused(bundle, calls, tmp_path):
-    plan = plan_comparison(bundle, seeds=[0])
-    compare(plan, tmp_path / "runs")
-    descriptor = os.open(tmp_path / "runs" / ".lock", os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with pytest.raises(StageError, match="another process works in"):
-            compare(plan, tmp_path / "runs")
-    finally:
-        os.close(descriptor)
+    compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs")
+    before = (tmp_path / "runs" / "study.json").read_bytes()
+    with (
+        locked(tmp_path / "runs"),
+        pytest.raises(BlockingIOError, match=rf"process {os.getpid()} works in '.*runs'; wait for it, or stop it"),
+    ):
+        compare(plan_comparison(bundle, seeds=[0, 1]), tmp_path / "runs")
+    assert (tmp_path / "runs" / "study.json").read_bytes() == before
+
+
+def test_a_folder_that_configurations_misread_is_refused(bundle, calls, tmp_path):
+    with pytest.raises(ValueError, match="has '#' or '::', which mean a path of keys"):
+        compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs#1")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is no folder"):
+        compare(plan_comparison(bundle, seeds=[0]), tmp_path / "file")
+    assert not calls()
+
+
+def test_a_score_that_is_not_there_is_told_after_the_first_evaluation(bundle, calls, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"has no score 'kappa'; it has accuracy, meanDice\. Repeat the command with one"
+    ):
+        compare(plan_comparison(bundle, seeds=[0], score="kappa"), tmp_path / "runs")
+    assert done(calls()) == [("teacher", 0, "training"), ("teacher", 0, "evaluation")]
+    compare(plan_comparison(bundle, seeds=[0], score="accuracy"), tmp_path / "runs")
+    assert done(calls()).count(("teacher", 0, "training")) == 1
+    assert json.loads((tmp_path / "runs" / "study.json").read_text(encoding="utf-8"))["score"] == "accuracy"
+
+
+def test_a_changed_recipe_is_another_comparison(bundle, calls, tmp_path):
+    compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs")
+    (bundle / "configs" / "teacher.json").write_text('{"epochs": 3}')
+    with pytest.raises(ValueError, match=r"holds another comparison: 'configs/teacher.json' differ"):
+        compare(plan_comparison(bundle, seeds=[0, 1]), tmp_path / "runs")
+
+
+def test_a_moved_bundle_is_the_same(bundle, calls, tmp_path):
+    demo = bundle / "configs" / "demo.json"
+    demo.write_text("{}")
+    compare(plan_comparison(bundle, seeds=[0], config_files=[demo]), tmp_path / "runs")
+    before = len(calls())
+    moved = bundle.rename(tmp_path / "there").parent / "there" / "bundle"
+    (tmp_path / "there").rename(tmp_path / "bundle.tmp")
+    moved.parent.mkdir()
+    (tmp_path / "bundle.tmp").rename(moved)
+    compare(plan_comparison(moved, seeds=[0], config_files=[moved / "configs" / "demo.json"]), tmp_path / "runs")
+    assert len(calls()) == before
+
+
+def test_a_run_says_what_it_was_made_with(bundle, calls, tmp_path):
+    output = compare(plan_comparison(bundle, seeds=[0]), tmp_path / "runs")
+    about = json.loads((output / "baseline" / "seed_0" / "run.json").read_text(encoding="utf-8"))
+    assert about["versions"] == json.loads((output / "study.json").read_text(encoding="utf-8"))["versions"]
+    assert "git" in about
 
 
 def test_progress_is_told(bundle, calls, tmp_path):
