@@ -8,7 +8,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
-__all__ = ["readable_errors", "user_message"]
+__all__ = ["readable_errors", "root_cause", "user_message"]
 
 TRACEBACK = "MONAI_KD_TRACEBACK"
 
@@ -53,6 +53,13 @@ def user_message(error: BaseException) -> str | None:
             return str(current.args[0]) if isinstance(current, KeyError) and current.args else str(current)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return None
+
+
+def root_cause(error: BaseException) -> str:
+    """Kind and message of what went wrong first, such as below the errors of MONAI's configuration parser."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
 
 
 def _raised_here(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from monai_kd.distiller import DistillationTerm, Distiller
-from monai_kd.errors import readable_errors, user_message
+from monai_kd.errors import readable_errors, root_cause, user_message
 from monai_kd.handlers.distillation import _take
 from monai_kd.losses import SoftTargetLoss
 from monai_kd.teachers import FrozenTeacher
@@ -44,6 +44,13 @@ def test_an_error_of_this_package_is_the_message():
 
 def test_it_is_found_below_the_errors_of_a_framework():
     assert user_message(caught(framework(framework(ours)))) == user_message(caught(ours))
+
+
+def test_the_root_cause_is_the_first_error():
+    def missing():
+        {}["typo"]
+
+    assert root_cause(caught(framework(framework(missing)))) == "KeyError: 'typo'"
 
 
 def test_of_two_of_ours_the_outer_one_says_more():

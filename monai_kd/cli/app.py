@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import traceback
 from types import ModuleType
 
 import typer
 from rich.markup import escape
 
 from monai_kd.cli import check, compare, distill, report, taps
-from monai_kd.errors import TRACEBACK, user_message
+from monai_kd.errors import TRACEBACK, root_cause, user_message
 from monai_kd.version import __version__
 
 __all__ = ["COMMANDS", "app", "run"]
@@ -60,7 +61,8 @@ def _options(
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status. An error of this package or of a file is its message alone."""
+    """Run a command; returns the exit status. An error of this package, of a file or of a
+    configuration is its message alone."""
     try:
         status = app(arguments, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):  # of older versions of typer
@@ -69,7 +71,7 @@ def run(arguments: list[str] | None = None) -> int:
         if hasattr(error, "format_message"):  # wrong usage, found by the option parser
             error.show() if hasattr(error, "show") else print(error.format_message(), file=sys.stderr)
             return 2
-        message = user_message(error) or (str(error) if isinstance(error, OSError) else None)
+        message = user_message(error) or (str(error) if isinstance(error, OSError) else None) or _of_parser(error)
         if message is None or os.environ.get(TRACEBACK) not in (None, "", "0"):
             raise
         print(f"error: {message}\n(set {TRACEBACK}=1 for the traceback)", file=sys.stderr)
@@ -77,3 +79,10 @@ def run(arguments: list[str] | None = None) -> int:
     if status == _STOPPED:
         print("stopped; repeat the command to go on.", file=sys.stderr)
     return status if isinstance(status, int) else 0
+
+
+def _of_parser(error: BaseException) -> str | None:
+    """What an error that came through MONAI's configuration parser began with; ``None`` of another error."""
+    frames = traceback.walk_tb(error.__traceback__)
+    packages = [frame.f_globals.get("__package__") for frame, _ in frames]
+    return f"the configuration cannot be used: {root_cause(error)}" if "monai.bundle" in packages else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +23,6 @@ EXAMPLES = (
     "monai-kd check pictures.json --classes 7 --json",
 )
 _CHECK = re.compile(r"^\$?(check_\w+\(.*\))\.raise_if_bad\(\)")
-_VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 
 
 def command(
@@ -35,7 +34,7 @@ def command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Of a bundle: a key, such as dataset_dir; repeat it."),
     ] = None,
-    classes: Annotated[int | None, typer.Option(help="Of a data list: labels are classes 0 to N - 1.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Of a data list: labels are classes 0 to N - 1.")] = None,
     label_value: Annotated[
         list[int] | None, typer.Option(help="Of a data list of volumes: a value of the labels; repeat it.")
     ] = None,
@@ -44,11 +43,15 @@ def command(
     """Read every file once and list all that is wrong: unreadable, misfitting, mislabelled, duplicate cases.
 
     Of a bundle these are the checks that its training and its evaluation begin with. The exit status is 1 where
-    something is wrong.
+    something is wrong. Lists of a data list are checked under any name; what is no list of items is named.
     """
     if source.is_dir():
-        reports = _of_bundle(source, config or [], override or [])
+        if classes is not None or label_value:
+            raise typer.BadParameter("--classes and --label-value belong to a data list; a bundle knows its labels")
+        reports = _of_bundle(source, config or [], parse_overrides(override or []))
     else:
+        if config or override:
+            raise typer.BadParameter("--config and --set belong to a bundle's folder")
         reports = _of_datalist(source, classes, label_value)
     if as_json:
         typer.echo(json.dumps({name: _plain(report) for name, report in reports.items()}, indent=2))
@@ -59,28 +62,35 @@ def command(
         raise typer.Exit(1)
 
 
-def _of_bundle(bundle: Path, files: Sequence[Path], overrides: Sequence[str]) -> dict[str, CheckReport]:
+def _of_bundle(bundle: Path, files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, CheckReport]:
     """The checks that the bundle's training and evaluation begin with, all of them."""
     from monai.bundle.config_parser import ConfigParser
 
+    from monai_kd._bundle_configs import find_config, load_config, read_config
     from monai_kd._bundle_scripts import importable
+    from monai_kd.errors import root_cause, user_message
 
-    train, evaluate = bundle / "configs" / "train.json", bundle / "configs" / "evaluate.json"
-    if not train.is_file():
-        raise FileNotFoundError(f"'{bundle}' has no configs/train.json.")
+    train, _ = read_config(bundle, "train")
+    evaluate = find_config(bundle, "evaluate")
     if missing := [str(path) for path in files if not path.is_file()]:
         raise FileNotFoundError(f"no configuration file at {missing}.")
     reports = {}
-    for name, further in (("training", []), ("test", [evaluate] if evaluate.is_file() else [])):
+    for name, further in (("training", []), ("test", [evaluate] if evaluate else [])):
+        for path in (*files, *further):
+            load_config(path)  # says what is wrong with the file
         parser = ConfigParser()
         parser.read_config([str(path) for path in (train, *files, *further)])
-        parser.update({"bundle_root": str(bundle), **parse_overrides(overrides)})
-        expressions = [found[1] for step in parser.get("initialize", []) if (found := _CHECK.match(str(step)))]
-        for number, expression in enumerate(expressions):
-            parser["monai_kd_check"] = f"${expression}"
-            with importable(bundle.resolve()):
-                found = parser.get_parsed_content("monai_kd_check")
-            reports[name if number == 0 else f"{name} {number + 1}"] = found
+        try:
+            parser.update({"bundle_root": str(bundle), **overrides})
+            expressions = [found[1] for step in parser.get("initialize", []) if (found := _CHECK.match(str(step)))]
+            for number, expression in enumerate(expressions):
+                parser["monai_kd_check"] = f"${expression}"
+                with importable(bundle.resolve()):
+                    found = parser.get_parsed_content("monai_kd_check")
+                reports[name if number == 0 else f"{name} {number + 1}"] = found
+        except Exception as error:  # of MONAI's parser, around whatever went wrong
+            reason = user_message(error) or root_cause(error)
+            raise ValueError(f"the {name} data of '{bundle}' cannot be checked: {reason}") from error
     if not reports:
         raise ValueError(
             f"'{bundle}' does not check its data when it begins; give its data list, a JSON file, instead."
@@ -89,45 +99,12 @@ def _of_bundle(bundle: Path, files: Sequence[Path], overrides: Sequence[str]) ->
 
 
 def _of_datalist(path: Path, classes: int | None, values: Sequence[int] | None) -> dict[str, CheckReport]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no data list or bundle at '{path}'.")
-    try:
-        lists = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"'{path}' is no JSON file ({error}).") from None
-    parts = {name: items for name, items in lists.items() if _is_items(items)} if isinstance(lists, dict) else {}
-    if not parts:
-        raise ValueError(f"'{path}' has no list of items with an 'image', such as under 'training'.")
-    return {
-        name: _checker(items, classes, values)([_absolute(item, path.parent) for item in items])
-        for name, items in parts.items()
-    }
+    from monai_kd.cli.datalists import check_part, parts_of
 
-
-def _is_items(items: Any) -> bool:
-    return isinstance(items, list) and bool(items) and all(isinstance(one, dict) and "image" in one for one in items)
-
-
-def _checker(
-    items: Sequence[Mapping[str, Any]], classes: int | None, values: Sequence[int] | None
-) -> Callable[[Any], CheckReport]:
-    """By what the items are: class indices, volumes, or pictures with masks."""
-    from monai_kd.data import check_classes, check_datalist, check_volumes
-
-    if classes is not None:
-        return lambda found: check_classes(found, classes, progress=True)
-    if any(isinstance(item.get("label"), int) for item in items):
-        raise typer.BadParameter("labels are classes: say how many with --classes")
-    if str(items[0]["image"]).lower().endswith(_VOLUMES):
-        if not values and any("label" in item for item in items):
-            raise typer.BadParameter("labels are volumes: say their values, --label-value 0 --label-value 1 ...")
-        return lambda found: check_volumes(found, values or (0,), tumour_value=None, hounsfield=False, progress=True)
-    return lambda found: check_datalist(found, progress=True)
-
-
-def _absolute(item: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """Files of a data list are relative to it."""
-    return {key: str(root / value) if isinstance(value, str) else value for key, value in item.items()}
+    parts, others = parts_of(path)
+    if others:
+        typer.echo(f"not checked, for it is no list of items: {', '.join(others)}", err=True)
+    return {name: check_part(items, path.parent, classes, values) for name, items in parts.items()}
 
 
 def _plain(report: CheckReport) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -53,9 +54,13 @@ def command(
         raise typer.BadParameter("--width is of the teacher's network; with --student leave it out")
     if width is not None and not 0 < width < 1:
         raise typer.BadParameter(f"--width is a factor between 0 and 1, such as {_WIDTH}; got {width:g}")
+    if activation not in (None, "softmax", "sigmoid"):
+        raise typer.BadParameter(f"--activation is softmax or sigmoid; got '{activation}'")
     from monai_kd.zoo import distil_bundle
 
-    made = distil_bundle(teacher_bundle, output.resolve(), width or _WIDTH, student, terms, activation)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: typer.echo(f"warning: {message}", err=True)
+        made = distil_bundle(teacher_bundle, output.resolve(), width or _WIDTH, student, terms, activation)
     if as_json:
         typer.echo(json.dumps({**asdict(made), "root": str(made.root)}, indent=2))
         return

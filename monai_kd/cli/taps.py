@@ -24,7 +24,7 @@ EXAMPLES = (
     "monai-kd taps bundles/kdas_polyp_segmentation --input-shape 1,3,352,352",
     "monai-kd taps --network resnet18 --input-shape 1,3,64,64,64 --json",
 )
-_SUFFIXES = (".json", ".yaml", ".yml")
+_KEY = "network_def"
 
 
 def command(
@@ -35,7 +35,9 @@ def command(
     argument: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="An argument of --network; repeat it for more.")
     ] = None,
-    key: Annotated[str, typer.Option(help="Of the bundle: the network's key, such as teacher_def.")] = "network_def",
+    key: Annotated[
+        str | None, typer.Option(help="Of the bundle: the network's key, such as teacher_def.", show_default=_KEY)
+    ] = None,
     input_shape: Annotated[
         str | None,
         typer.Option(
@@ -56,8 +58,10 @@ def command(
         raise typer.BadParameter("--network needs --input-shape, such as 1,1,96,96,96")
     if argument and network is None:
         raise typer.BadParameter("--argument belongs to --network; a bundle's network has arguments of its own")
+    if key and bundle is None:
+        raise typer.BadParameter("--key belongs to a bundle; --network is the network itself")
     if bundle is not None:
-        table = _of_bundle(bundle, key, shape)
+        table = _of_bundle(bundle, key or _KEY, shape)
     else:
         from monai.bundle.config_parser import ConfigParser
 
@@ -69,23 +73,22 @@ def command(
 def _of_bundle(bundle: Path, key: str, shape: list[int] | None) -> TapTable:
     from monai.bundle.config_parser import ConfigParser
 
+    from monai_kd._bundle_configs import find_config, load_config, read_config
     from monai_kd._bundle_scripts import importable
 
     if not bundle.is_dir():
         raise FileNotFoundError(f"no bundle at '{bundle}': expected a folder with configs/.")
-    configs = bundle / "configs"
-    files = [configs / f"{name}{suffix}" for name in ("train", "inference") for suffix in _SUFFIXES]
-    path = next((file for file in files if file.is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"'{bundle}' has no configs/train.json or configs/inference.json.")
-    parser = ConfigParser()
-    parser.read_config(str(path))
+    name = next((name for name in ("train", "inference") if find_config(bundle, name)), None)
+    if name is None:
+        raise FileNotFoundError(f"'{bundle}' has no configs/train.json or configs/inference.json (nor YAML).")
+    path, config = read_config(bundle, name)
+    parser = ConfigParser(config)
     if parser.get(key) is None:
         networks = [name for name in parser.get() if name.endswith(("_def", "network", "net"))]
         raise ValueError(f"'{path}' has no '{key}'; networks may be at {networks}: give one with --key.")
     parser["bundle_root"] = str(bundle)
-    metadata = ConfigParser.load_config_file(configs / "metadata.json") if (configs / "metadata.json").is_file() else {}
-    shape = shape or _default_shape(metadata)
+    metadata = find_config(bundle, "metadata")
+    shape = shape or _default_shape(load_config(metadata) if metadata else {})
     with importable(bundle.resolve()):
         return _table(_build(parser, key, f"'{key}' of '{path}'"), shape)
 
@@ -102,7 +105,7 @@ def _default_shape(metadata: dict[str, Any]) -> list[int]:
 def _build(parser: ConfigParser, key: str, name: str) -> nn.Module:
     from torch import nn
 
-    from monai_kd.zoo.teacher_bundle import root_cause
+    from monai_kd.errors import root_cause
 
     try:
         model = parser.get_parsed_content(key)

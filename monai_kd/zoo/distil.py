@@ -6,6 +6,7 @@ import inspect
 import json
 import shutil
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ import torch
 from monai.bundle.config_parser import ConfigParser
 from torch import Tensor, nn
 
+from monai_kd._bundle_configs import SUFFIXES, load_config, read_config
 from monai_kd._bundle_scripts import importable
 from monai_kd._files import write_whole
 from monai_kd.checkpoints import load_weights
+from monai_kd.errors import root_cause
 from monai_kd.taps import describe, dry_run
 from monai_kd.zoo.activation import output_activation
 from monai_kd.zoo.bottleneck import bottleneck_taps
@@ -33,11 +36,11 @@ from monai_kd.zoo.student_configs import (
     train_config,
 )
 from monai_kd.zoo.student_docs import LOGGING, readme, student_metadata
-from monai_kd.zoo.teacher_bundle import Config, TeacherBundle, read_config, read_teacher_bundle, root_cause
+from monai_kd.zoo.teacher_bundle import Config, TeacherBundle, read_teacher_bundle
+from monai_kd.zoo.teacher_files import copy_files
 
 __all__ = ["DistilledBundle", "distil_bundle"]
 
-_NOT_COPIED = ("configs", "models", "eval", "results", "cache", "mlruns", "__pycache__", "large_files.y*ml", ".*")
 _DRY_SIZES = (64, 96, 128)  # voxels a side that a dry run tries before the full size
 _OUTSIDE = ("spatial_dims", "in_channels", "n_input_channels", "out_channels", "num_classes", "img_size")
 
@@ -70,7 +73,7 @@ def distil_bundle(
     Trainer, losses, transforms and data are the teacher's. The student's bundle has its teacher's other files too,
     ``baseline.json`` (the student alone) and ``teacher.json``, and runs with ``python -m monai.bundle run``. The
     student is built, the teacher's weights are loaded and all terms are tried on zeros before anything appears at
-    ``output``.
+    ``output``. A warning says where the student is larger than its teacher.
 
     Args:
         teacher_bundle: folder in the model zoo's layout, with ``models/model.pt``; it is not changed.
@@ -90,6 +93,7 @@ def distil_bundle(
     Raises:
         FileExistsError: something is at ``output``.
         FileNotFoundError: a file of the teacher's bundle is missing.
+        ImportError: a file is YAML, and PyYAML is missing.
         ValueError: what cannot be read, scaled or distilled, with the reason.
     """
     output = Path(output).absolute()
@@ -109,13 +113,18 @@ def distil_bundle(
             temporary.rename(output)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+    ours, theirs = parts.sizes
+    if ours > theirs:
+        warnings.warn(
+            f"the student has {ours:,} parameters and is larger than its teacher, which has {theirs:,}.", stacklevel=2
+        )
     return DistilledBundle(
         root=output,
         student=parts.student,
         terms=tuple(str(term.get("name")) for term in parts.terms["terms"]),
         taps=parts.taps,
-        student_parameters=parts.sizes[0],
-        teacher_parameters=parts.sizes[1],
+        student_parameters=ours,
+        teacher_parameters=theirs,
     )
 
 
@@ -169,7 +178,7 @@ def _definition(student: Mapping[str, Any] | str | Path, teachers: Mapping[str, 
     """A network's definition, with the teacher's channels of images and outputs where it has none."""
     content: Any = student
     if isinstance(student, str | Path):
-        content = _file(student) if Path(student).suffix in (".json", ".yaml", ".yml") else {"_target_": str(student)}
+        content = _file(student) if Path(student).suffix in SUFFIXES else {"_target_": str(student)}
     definition: Config = dict(content.get("network_def", content))
     target = definition.get("_target_")
     if not isinstance(target, str):
@@ -198,10 +207,7 @@ def _given_terms(terms: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | 
 def _file(path: str | Path) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file at '{path}'.")
-    try:
-        return ConfigParser.load_config_file(str(path))
-    except Exception as error:  # of two parsers, each with errors of its own
-        raise ValueError(f"'{path}' cannot be read: {error}") from None
+    return load_config(Path(path))
 
 
 def _dry_shape(student: nn.Module, teacher: nn.Module, full: tuple[int, ...]) -> tuple[int, ...]:
@@ -238,7 +244,7 @@ def _same_answer(student: nn.Module, teacher: nn.Module, shape: tuple[int, ...])
 
 def _write(bundle: TeacherBundle, parts: _Parts, folder: Path, name: str) -> None:
     """All files of the student's bundle."""
-    shutil.copytree(bundle.root, folder, ignore=_ignored(bundle.root))
+    copy_files(bundle.root, folder)
     (folder / "configs").mkdir()
     (folder / "models").mkdir()
     (folder / "docs").mkdir(exist_ok=True)
@@ -246,10 +252,10 @@ def _write(bundle: TeacherBundle, parts: _Parts, folder: Path, name: str) -> Non
     found = {file.stem: file for file in sorted((bundle.root / "configs").iterdir()) if file.is_file()}
     configs: dict[str, Config] = {}
     for stem, file in found.items():
-        if file.suffix not in (".json", ".yaml", ".yml"):
+        if file.suffix not in SUFFIXES:
             shutil.copyfile(file, folder / "configs" / file.name)
         elif stem not in ("train", "metadata", "baseline", "teacher", "compare"):
-            content = ConfigParser.load_config_file(file)
+            content = load_config(file)
             if isinstance(content, dict):
                 configs[stem] = other_config(bundle, content, parts.student, parts.scaled)
             else:  # a list of data
@@ -270,12 +276,6 @@ def _write(bundle: TeacherBundle, parts: _Parts, folder: Path, name: str) -> Non
     if text.is_file():
         text.rename(text.with_name("teacher_README.md"))
     write_whole(text, readme(name, bundle.root.name, parts.student, parts.terms, parts.sizes, sorted(configs)))
-
-
-def _ignored(root: Path) -> Any:
-    patterns = shutil.ignore_patterns(*_NOT_COPIED)
-    everywhere = shutil.ignore_patterns("__pycache__", ".*")
-    return lambda folder, names: (patterns if Path(folder) == root else everywhere)(folder, names)
 
 
 def _check(folder: Path, bundle: TeacherBundle) -> None:

@@ -15,21 +15,22 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.engines.trainer import SupervisedTrainer
 from torch import nn
 
+from monai_kd._bundle_configs import read_config
+from monai_kd.errors import root_cause
+from monai_kd.zoo.size_pattern import usual_size
+
 __all__ = [
     "TeacherBundle",
     "evaluator_keys",
     "keys_of",
     "part_at",
-    "read_config",
     "read_teacher_bundle",
     "referred_key",
     "resolve",
-    "root_cause",
 ]
 
 Config = dict[str, Any]
 _COLONS = re.compile(r"@\w+(?:::\w+)+")
-_SUFFIXES = (".json", ".yaml", ".yml")
 _OURS = {"teacher", "teacher_def", "teacher_checkpoint", "terms", "distiller", "distiller_def"}
 
 
@@ -98,7 +99,7 @@ class TeacherBundle:
         """(1, C, *spatial) of the images, as the metadata has it; the smallest size of a pattern such as "16*n"."""
         try:
             image = next(iter(self.metadata["network_data_format"]["inputs"].values()))
-            channels, sizes = int(image["num_channels"]), [_size(size) for size in image["spatial_shape"]]
+            channels, sizes = int(image["num_channels"]), [usual_size(size) for size in image["spatial_shape"]]
         except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
             raise ValueError(
                 f"{self.root / 'configs' / 'metadata.json'}: network_data_format says no num_channels and "
@@ -195,33 +196,6 @@ def referred_key(config: Config, value: Any, kind: type) -> str | None:
     return None
 
 
-def read_config(root: Path, name: str) -> tuple[Path, Config]:
-    """File and content of ``configs/<name>.json`` or YAML.
-
-    Raises:
-        FileNotFoundError: neither is there.
-        ValueError: the file holds no configuration.
-    """
-    found = [root / "configs" / f"{name}{suffix}" for suffix in _SUFFIXES]
-    file = next((file for file in found if file.is_file()), None)
-    if file is None:
-        raise FileNotFoundError(f"'{root.name}' has no configs/{name}.json (nor .yaml, .yml).")
-    try:
-        content = ConfigParser.load_config_file(file)
-    except Exception as error:  # of two parsers, each with errors of its own
-        raise ValueError(f"{file.name} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file.name} holds a {type(content).__name__}, expected a configuration by keys.")
-    return file, content
-
-
-def root_cause(error: BaseException) -> str:
-    """What went wrong inside of MONAI's parser."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"
-
-
 def keys_of(key: str) -> list[str]:
     """The steps of "a#b#0" or "a::b::0"."""
     return re.split(r"#|::", key)
@@ -282,15 +256,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
-
-
-def _size(pattern: int | str) -> int:
-    if isinstance(pattern, int):
-        return pattern
-    if pattern == "*":
-        return 64
-    # "16*n", "2**p*n", ...: the first of the sizes that is no single voxel at a usual depth.
-    from monai.bundle.scripts import _get_fake_spatial_shape
-
-    sizes = (int(_get_fake_spatial_shape([pattern], p=p, n=n)[0]) for p in range(1, 9) for n in range(1, 65))
-    return min((size for size in sizes if size >= 32), default=32)

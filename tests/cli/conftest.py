@@ -19,6 +19,20 @@ def bundles():
 
 
 @pytest.fixture
+def to_yaml():
+    """Writes the configuration of a bundle anew as YAML; skips where PyYAML is missing."""
+    yaml = pytest.importorskip("yaml")
+
+    def write(root):
+        for file in (root / "configs").glob("*.json"):
+            file.with_suffix(".yaml").write_text(yaml.safe_dump(json.loads(file.read_text(encoding="utf-8"))))
+            file.unlink()
+        return root
+
+    return write
+
+
+@pytest.fixture
 def write_runs():
     """Writes a comparison of a baseline and a better student, two seeds each, as if it had been run."""
 

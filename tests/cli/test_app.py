@@ -1,5 +1,6 @@
 """Help, version, exit status, and what is said when something is wrong."""
 
+import configparser
 import os
 import shlex
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from monai.bundle import ConfigParser
 
 from monai_kd.cli.app import COMMANDS, app, run
 from monai_kd.version import __version__
@@ -71,6 +73,12 @@ def test_it_is_a_module_and_a_script():
     assert script.is_file()
 
 
+def test_the_extra_brings_what_reads_yaml():
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parents[2] / "setup.cfg", encoding="utf-8")
+    assert "pyyaml" in setup["options.extras_require"]["cli"]
+
+
 def test_help_waits_for_neither_torch_nor_monai():
     """What a command needs is imported when it is run."""
     code = """
@@ -119,6 +127,17 @@ def test_an_error_that_nobody_expected_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("monai_kd.report.page.write_report", broken)
     with pytest.raises(KeyError):
         run(["report", "runs"])
+
+
+def test_an_error_of_a_configuration_is_its_cause_alone(monkeypatch, capsys):
+    def broken(*_):
+        ConfigParser({"a": {"_target_": "builtins.int", "x": "$[][3]"}}).get_parsed_content("a")
+
+    monkeypatch.setattr("monai_kd.report.page.write_report", broken)
+    assert run(["report", "runs"]) == 1
+    shown = capsys.readouterr().err
+    assert "the configuration cannot be used: IndexError: list index out of range" in shown
+    assert "Traceback" not in shown
 
 
 def test_the_traceback_is_to_be_had(monkeypatch):

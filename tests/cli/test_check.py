@@ -1,6 +1,8 @@
 import json
+import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,6 +54,84 @@ def test_asks_for_the_classes(pictures, capsys):
     assert "say how many with --classes" in capsys.readouterr().err
 
 
+@pytest.fixture
+def check_volumes(tmp_path, capsys):
+    """Checks a data list beside three volumes of two values; exit status, parts, and what the standard error has."""
+    for name in ("a", "b", "c"):
+        values = np.zeros((4, 4, 4), dtype=np.float32)
+        values[ord(name) % 3] = 1
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+
+    def check(content):
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+        values = ["--label-value", "0", "--label-value", "1"]
+        status = run(["check", str(tmp_path / "dataset.json"), *values, "--json"])
+        shown = capsys.readouterr()
+        return status, json.loads(shown.out or "{}"), shown.err
+
+    return check
+
+
+def problems(part):
+    return [(case["index"], case["problem"]) for case in part["errors"]]
+
+
+def test_an_item_without_image_is_an_error_of_that_item(check_volumes):
+    good = {"image": "a.nii.gz", "label": "b.nii.gz"}
+    status, parts, _ = check_volumes({"training": [good, {"imge": "c.nii.gz"}, 7], "validation": [good]})
+    assert status == 1
+    assert problems(parts["training"]) == [(1, "no 'image' in the item"), (2, "no 'image' in the item")]
+    assert problems(parts["validation"]) == []
+
+
+def test_a_list_of_paths_is_a_list_of_images(check_volumes):
+    """As the Medical Segmentation Decathlon has them under "test"."""
+    status, parts, _ = check_volumes({"training": [{"image": "a.nii.gz"}], "test": ["./b.nii.gz", "missing.nii.gz"]})
+    assert status == 1
+    assert (parts["test"]["items"], problems(parts["test"])) == (2, [(1, "no such file")])
+
+
+def test_every_channel_is_checked_as_a_volume(check_volumes):
+    both = {"image": ["a.nii.gz", "b.nii.gz"], "label": "c.nii.gz"}
+    assert check_volumes({"training": [both]})[:2] == (
+        0,
+        {"training": {"items": 1, "labelled": 1, "errors": [], "warnings": []}},
+    )
+    status, parts, _ = check_volumes({"training": [both, {"image": ["c.nii.gz", "missing.nii.gz"]}]})
+    assert (status, problems(parts["training"])) == (1, [(1, "no such file")])
+    status, parts, _ = check_volumes({"training": [both, {"image": ["c.nii.gz"]}]})
+    assert (status, problems(parts["training"])) == (1, [(1, "channels: 1, but other items have 2")])
+
+
+def test_a_file_may_be_a_list_itself(check_volumes):
+    status, parts, _ = check_volumes([{"image": "a.nii.gz"}, {"image": "missing.nii.gz"}])
+    assert (status, problems(parts["list"])) == (1, [(1, "no such file")])
+
+
+def test_what_is_not_checked_is_named(check_volumes):
+    others = {"name": "x", "labels": {"0": "background"}, "classes": ["nv", "mel"], "sizes": [1, 2]}
+    status, parts, said = check_volumes({**others, "training": [{"image": "a.nii.gz"}], "test": []})
+    assert (status, sorted(parts)) == (0, ["test", "training"])
+    assert "not checked, for it is no list of items: name, labels, classes, sizes" in said
+    assert "not checked" not in check_volumes({"training": [{"image": "a.nii.gz"}]})[2]
+
+
+def test_options_of_the_other_kind_are_wrong_usage(pictures, bundles, capsys):
+    assert run(["check", str(pictures), "--set", "dataset_dir=x"]) == 2
+    assert "belong to a bundle" in capsys.readouterr().err
+    assert run(["check", str(bundles / "kdas_polyp_segmentation"), "--classes", "7"]) == 2
+    assert "belong to a data list" in capsys.readouterr().err
+    assert run(["check", str(pictures), "--classes", "0"]) == 2
+
+
+def test_a_bundle_in_yaml(tmp_path, bundles, to_yaml, capsys):
+    data = make_lesion_images(tmp_path / "lesions", count=60, size=32)
+    bundle = to_yaml(shutil.copytree(bundles / "hdkd_skin_lesion_classification", tmp_path / "bundle"))
+    assert run(["check", str(bundle), "--set", f"dataset_dir={data}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["training"]["items"] + found["test"]["items"] == 60
+
+
 def test_a_bundle_runs_its_own_checks(tmp_path, bundles, capsys):
     root = Path(make_lesion_images(tmp_path / "lesions", count=60, size=32))
     bundle = str(bundles / "hdkd_skin_lesion_classification")
@@ -78,11 +158,15 @@ def test_a_bundle_runs_its_own_checks(tmp_path, bundles, capsys):
             "no configuration file at",
         ),
         (["{bundles}/kdas_polyp_segmentation", "--set", "dataset_dir=/nowhere"], "no such folder: /nowhere"),
+        (["{bundles}/kdas_polyp_segmentation", "--set", "dataset_dir=2024"], "cannot be checked: TypeError"),
+        (["{bundles}/kdas_polyp_segmentation", "--set", "a#b=1"], "cannot be checked: "),
+        (["{bundles}/kdas_polyp_segmentation", "--config", "{tmp}/bad.json"], "bad.json' cannot be read"),
     ],
 )
 def test_what_is_wrong_is_said(arguments, message, tmp_path, bundles, capsys):
     (tmp_path / "text").write_text("no JSON")
     (tmp_path / "empty.json").write_text("{}")
+    (tmp_path / "bad.json").write_text("{")
     assert run(["check", *(word.format(tmp=tmp_path, bundles=bundles) for word in arguments)]) == 1
     shown = capsys.readouterr().err
     assert message in shown

@@ -1,10 +1,14 @@
 import json
+import warnings
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
 from monai_kd.cli.app import run
 from monai_kd.zoo import DistilledBundle
+
+from .. import zoo_bundles
 
 
 @pytest.fixture
@@ -50,6 +54,30 @@ def test_it_prints_json(distilled, tmp_path, capsys):
     }
 
 
+def test_warnings_are_sentences(monkeypatch, capsys):
+    def distil_bundle(*arguments):
+        warnings.warn("the student is larger than its teacher.", stacklevel=2)
+        return DistilledBundle(Path(arguments[1]), {}, (), None, student_parameters=2000, teacher_parameters=1000)
+
+    monkeypatch.setattr("monai_kd.zoo.distil_bundle", distil_bundle)
+    assert run(["distill", "--teacher-bundle", "spleen", "-o", "large"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "warning: the student is larger than its teacher.\n"
+    assert "200.0 % of the teacher's" in shown.out
+
+
+def test_a_bundle_in_yaml(tmp_path, to_yaml, capsys):
+    teacher = tmp_path / "teacher"
+    zoo_bundles.make("spleen_ct_segmentation", teacher)
+    parser = ConfigParser()
+    parser.read_config(str(teacher / "configs" / "train.json"))
+    zoo_bundles.save_weights(teacher, parser)
+    to_yaml(teacher)
+    assert run(["distill", "--teacher-bundle", str(teacher), "-o", str(tmp_path / "small")]) == 0
+    assert "terms: soft_target, teacher_dice, hint" in capsys.readouterr().out
+    assert (tmp_path / "small" / "configs" / "train.json").is_file()
+
+
 def test_options_reach_it(distilled):
     common = ["distill", "--teacher-bundle", "spleen", "-o", "small"]
     assert run([*common, "--width", "0.5", "--terms", "terms.json", "--activation", "sigmoid"]) == 0
@@ -66,6 +94,7 @@ def test_options_reach_it(distilled):
         (["--teacher-bundle", "nowhere", "-o", "x", "--width", "0"], 2, "between 0 and 1, such as 0.25; got 0"),
         (["--teacher-bundle", "nowhere", "-o", "x", "--width", "1"], 2, "between 0 and 1"),
         (["--teacher-bundle", "nowhere", "-o", "x", "--width", "0.5", "--student", "UNet"], 2, "leave it out"),
+        (["--teacher-bundle", "nowhere", "-o", "x", "--activation", "relu"], 2, "softmax or sigmoid; got 'relu'"),
         (["--teacher-bundle", "nowhere", "-o", "x"], 1, "no bundle at 'nowhere'"),
         (["--teacher-bundle", "{bundles}/kdas_polyp_segmentation", "-o", "x"], 1, "has no models/model.pt"),
         (["--teacher-bundle", "nowhere", "-o", "{bundles}"], 1, "is there already; give another folder"),

@@ -1,4 +1,6 @@
 import json
+import shutil
+import sys
 
 import pytest
 
@@ -34,6 +36,26 @@ def test_of_a_bundle_and_of_its_teacher(bundles, capsys):
     assert counts[1] > counts[0]
 
 
+def test_of_a_bundle_in_yaml(bundles, tmp_path, to_yaml, capsys):
+    name = "hdkd_skin_lesion_classification"
+    bundle = to_yaml(shutil.copytree(bundles / name, tmp_path / name))
+    shown = []
+    for root in (bundles / name, bundle):
+        assert run(["taps", str(root)]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+
+
+def test_yaml_without_pyyaml_names_the_extra(tmp_path, monkeypatch, capsys):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "train.yaml").write_text("network_def: {}")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert run(["taps", str(tmp_path), *SHAPE]) == 1
+    shown = capsys.readouterr().err
+    assert "'train.yaml' is YAML" in shown
+    assert 'pip install "monai-kd[cli]"' in shown
+
+
 def test_of_a_bundle_with_a_network_of_its_own(tmp_path, capsys):
     (tmp_path / "configs").mkdir()
     (tmp_path / "scripts").mkdir()
@@ -55,6 +77,7 @@ def test_of_a_bundle_with_a_network_of_its_own(tmp_path, capsys):
         ([*UNET, "--input-shape", "1,x"], "expected B,C and the sizes"),
         ([*UNET, "--input-shape", "1,1,0,16"], "expected B,C and the sizes"),
         (["somewhere", "--argument", "channels=[4]"], "--argument belongs to --network"),
+        ([*UNET, *SHAPE, "--key", "teacher_def"], "--key belongs to a bundle"),
         (["--network", "UNet", "--argument", "channels", *SHAPE], "expected KEY=VALUE, got 'channels'"),
     ],
 )

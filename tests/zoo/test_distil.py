@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,31 @@ def test_nothing_of_the_teachers_bundle_is_changed_or_left(zoo, distilled):
     shutil.rmtree(result.root)
 
 
+def test_a_read_only_bundle_makes_one_that_can_be_written(zoo, tmp_path):
+    root = shutil.copytree(zoo("dynunet_segmentation"), tmp_path / "teacher")
+    every = [root, *root.rglob("*")]
+    for path in every:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        student = distil_bundle(root, tmp_path / "s").root
+    finally:
+        for path in every:
+            path.chmod(0o755)
+    assert (student / "scripts" / "losses.py").is_file()
+    assert [str(path) for path in (student, *student.rglob("*")) if not path.stat().st_mode & 0o200] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "teacher"]
+
+
+def test_a_student_larger_than_its_teacher_is_warned_of(zoo, tmp_path):
+    large = {"_target_": "BasicUNet", "features": [16] * 6, "norm": "batch"}
+    with pytest.warns(UserWarning, match="the student has .* parameters and is larger than its teacher, which has"):
+        result = distil_bundle(zoo(SPLEEN), tmp_path / "large", student=large)
+    assert result.student_parameters > result.teacher_parameters
+    with warnings.catch_warnings(record=True) as said:
+        distil_bundle(zoo(SPLEEN), tmp_path / "small")
+    assert not [one for one in said if "larger than its teacher" in str(one.message)]
+
+
 def test_a_bundles_scripts_are_forgotten(zoo, tmp_path):
     path = list(sys.path)
     distil_bundle(zoo("dynunet_segmentation"), tmp_path / "s")
@@ -296,9 +322,8 @@ def test_yaml_becomes_json(zoo, tmp_path):
     yaml = pytest.importorskip("yaml")
     root = shutil.copytree(zoo(SPLEEN), tmp_path / "teacher")
     for file in (root / "configs").glob("*.json"):
-        if file.stem != "metadata":
-            file.with_suffix(".yaml").write_text(yaml.safe_dump(json.loads(file.read_text(encoding="utf-8"))))
-            file.unlink()
+        file.with_suffix(".yaml").write_text(yaml.safe_dump(json.loads(file.read_text(encoding="utf-8"))))
+        file.unlink()
     result = distil_bundle(root, tmp_path / "s")
     assert read(result.root, "train")["network_def"] == result.student
 

@@ -9,7 +9,7 @@ import pytest
 import monai_kd.zoo
 
 MODULES = [module.name for module in pkgutil.iter_modules(monai_kd.zoo.__path__)]
-WITH_EXAMPLES = {"activation", "bottleneck", "default_terms", "scaling"}
+WITH_EXAMPLES = {"activation", "bottleneck", "default_terms", "scaling", "size_pattern"}
 
 
 @pytest.mark.parametrize("name", MODULES)
