@@ -13,7 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FeatureTaps", "TapRow", "TapTable", "check_tap_names", "tap_table", "unwrap"]
+__all__ = [
+    "FeatureTaps",
+    "TapRow",
+    "TapTable",
+    "check_tap_names",
+    "dry_run",
+    "tap_table",
+    "unwrap",
+    "zeros_like_input",
+]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -230,7 +239,7 @@ def tap_table(model: nn.Module, input_shape: Sequence[int]) -> TapTable:
     watchers = [layers[name].register_forward_hook(lambda *_, name=name: order.append(name)) for name in names]
     with dry_run(network, training=False), taps:
         try:
-            network(_zeros_like_input(network, input_shape))
+            network(zeros_like_input(network, input_shape))
         finally:
             for watcher in watchers:
                 watcher.remove()
@@ -284,7 +293,13 @@ def dry_run(network: nn.Module, training: bool) -> Iterator[None]:
                 module._buffers[name] = buffer.copy_(value)  # also where forward() put a new tensor in its place
 
 
-def _zeros_like_input(network: nn.Module, shape: Sequence[int]) -> Tensor:
+def zeros_like_input(network: nn.Module, shape: Sequence[int]) -> Tensor:
+    """Zeros of this shape, of the kind and on the device of the network's weights.
+
+    Example:
+        >>> zeros_like_input(nn.Conv2d(1, 1, 1).half(), (1, 1, 2, 2)).dtype
+        torch.float16
+    """
     parameter = next(network.parameters(), torch.zeros(()))
     return torch.zeros(tuple(shape), device=parameter.device, dtype=parameter.dtype)
 

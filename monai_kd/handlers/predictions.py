@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,10 @@ class SavePredictions:
     """Writes a CSV file with the predicted class and the probabilities of every image, when a run has seen them all.
 
     One row an image, in the order of the data: ``image``, ``class``, ``label`` (the true class, when the data has
-    labels; empty for images without), and one column of probabilities a class, named after it. Several processes gather
-    theirs, and a file that several of them saw (samplers repeat images to give every process as many) has one row;
-    their data is what a ``DistributedSampler`` without shuffling hands out. An interrupted run leaves no file, or the
-    file of the run before.
+    labels; empty for images without), and one column of probabilities a class, named after it. Images that come twice
+    are numbered: ``a.jpg``, ``a.jpg#2``. Several processes gather theirs, and a file that several of them saw (samplers
+    repeat images to give every process as many) has one row; their data is what a ``DistributedSampler`` without
+    shuffling hands out. An interrupted run leaves no file, or the file of the run before.
 
     An image's name that a spreadsheet would run as a formula (it starts with ``=``, ``+``, ``-``, ``@`` or a control
     character) is written behind an apostrophe, which spreadsheets take as "this is text". Images without a file name
@@ -136,10 +137,11 @@ class SavePredictions:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["image", "class", *(["label"] if labelled else []), *self.class_names])
+        names = numbered([_as_text(_below(name, self.root)) for name in names])
         for name, row, label in zip(names, probabilities, labels):
             true = [self.class_names[label] if label != _NO_LABEL else ""] if labelled else []
             predicted = self.class_names[int(np.argmax(row))]
-            writer.writerow([_as_text(_below(name, self.root)), predicted, *true, *(f"{value:.6g}" for value in row)])
+            writer.writerow([name, predicted, *true, *(f"{value:.6g}" for value in row)])
         return text.getvalue()
 
     def _check_labels(self, labels: np.ndarray[Any, Any], names: list[str]) -> None:
@@ -164,6 +166,21 @@ def image_file(item: Mapping[str, Any]) -> str:
         if isinstance(image, MetaTensor) and (name := image.meta.get("filename_or_obj")):
             return str(name)
     return ""
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Every name once: the second ``a`` is ``a#2``.
+
+    Example:
+        >>> numbered(["a", "b", "a"])
+        ['a', 'b', 'a#2']
+    """
+    seen: Counter[str] = Counter()
+    different = []
+    for name in names:
+        seen[name] += 1
+        different.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return different
 
 
 def _on_host(labels: list[Tensor]) -> Tensor:

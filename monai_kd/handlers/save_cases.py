@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_kd._processes import rank
-from monai_kd.handlers.predictions import output_items
+from monai_kd.handlers.predictions import numbered, output_items
 from monai_kd.metrics._cases import case_name, gather_names, mean_of_known, sort_cases, write_cases
 
 __all__ = ["SaveCases"]
@@ -105,7 +104,7 @@ class SaveCases:
         for name, column in zip(classes, rows.T[len(columns) :]):
             engine.state.metrics[name] = mean_of_known(column)
         if rank() == 0:
-            write_cases(self.path, _numbered(names), [*columns, *classes], rows)
+            write_cases(self.path, numbered(names), [*columns, *classes], rows)
 
     def _classes(self, known: dict[str, Array]) -> dict[str, Array]:
         """Columns of the Dice of each class."""
@@ -132,13 +131,3 @@ def _by_class(details: Any, cases: int) -> Array | None:
     values = values[:, None] if values.ndim == 1 else values
     fits = values.ndim == 2 and len(values) == cases > 0
     return np.where(np.isfinite(values), values, np.nan) if fits else None
-
-
-def _numbered(names: list[str]) -> list[str]:
-    """Every name once."""
-    seen: Counter[str] = Counter()
-    numbered = []
-    for name in names:
-        seen[name] += 1
-        numbered.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return numbered

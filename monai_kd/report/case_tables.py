@@ -28,6 +28,7 @@ class CaseTable:
         class_names: of a classification; empty otherwise.
         labels: index of each case's true class, of a classification.
         probabilities: of a classification, shape (cases, classes).
+        unlabelled: pictures of a classification that have no true class, and so are none of the cases.
     """
 
     names: tuple[str, ...]
@@ -35,6 +36,7 @@ class CaseTable:
     class_names: tuple[str, ...] = ()
     labels: NDArray[np.int64] | None = None
     probabilities: Array | None = None
+    unlabelled: int = 0
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -100,6 +102,8 @@ def case_scores(tables: Sequence[CaseTable | None], score: str) -> CaseScores | 
 def read_cases(folder: Path, network: str) -> CaseTable | None:
     """The table of a run's folder: ``<network>.cases.csv`` or ``<network>.predictions.csv``; ``None`` without one.
 
+    Pictures without a true class are left out.
+
     Raises:
         ValueError: a table without cases, one that names a case twice, or one with what is no number or no class.
     """
@@ -129,8 +133,15 @@ def _classification(names: tuple[str, ...], head: list[str], rows: list[list[str
     if head[:3] != ["image", "class", "label"]:
         return None  # pictures without a true class have no score
     class_names = tuple(head[3:])
-    if unknown := sorted({row[2] for row in rows} - set(class_names)):
+    if unknown := sorted({row[2] for row in rows if row[2]} - set(class_names)):
         raise ValueError(f"the true classes {unknown} are none of {', '.join(class_names)}")
-    labels = np.array([class_names.index(row[2]) for row in rows], dtype=np.int64)
-    probabilities = np.array([[float(cell) for cell in row[3:]] for row in rows])
-    return CaseTable(names, class_names=class_names, labels=labels, probabilities=probabilities)
+    known = [(name, row) for name, row in zip(names, rows) if row[2]]
+    if not known:
+        raise ValueError("no picture has a true class")
+    return CaseTable(
+        tuple(name for name, _ in known),
+        class_names=class_names,
+        labels=np.array([class_names.index(row[2]) for _, row in known], dtype=np.int64),
+        probabilities=np.array([[float(cell) for cell in row[3:]] for _, row in known]),
+        unlabelled=len(rows) - len(known),
+    )

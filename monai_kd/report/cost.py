@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from monai_kd._files import write_whole
-from monai_kd.taps import _zeros_like_input, dry_run, unwrap
+from monai_kd.taps import dry_run, unwrap, zeros_like_input
 
 __all__ = ["Cost", "SideBySide", "costs_side_by_side", "load_costs", "network_cost", "peak_memory", "save_costs"]
 
@@ -67,7 +67,7 @@ def network_cost(network: nn.Module | Sequence[nn.Module], input_shape: Sequence
             milliseconds=sum(cost.milliseconds for cost in costs),
         )
     network = unwrap(network)
-    images = _zeros_like_input(network, input_shape)
+    images = zeros_like_input(network, input_shape)
     times = []
     with dry_run(network, training=False):
         # The counter does not see into torch's fused attention.
@@ -179,7 +179,7 @@ def _members(network: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
 
 def _timed(network: nn.Module, input_shape: Sequence[int]) -> float:
     """Milliseconds of one pass."""
-    images = _zeros_like_input(network, input_shape)
+    images = zeros_like_input(network, input_shape)
     with dry_run(network, training=False):
         _synchronise(images)
         start = time.perf_counter()
@@ -190,7 +190,7 @@ def _timed(network: nn.Module, input_shape: Sequence[int]) -> float:
 
 def _pass_memory(network: nn.Module, input_shape: Sequence[int]) -> int:
     """Bytes of the input and of the most that a pass has allocated at once."""
-    images = _zeros_like_input(network, input_shape)
+    images = zeros_like_input(network, input_shape)
     own = images.numel() * images.element_size()
     with dry_run(network, training=False):
         if images.is_cuda:

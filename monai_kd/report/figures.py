@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ __all__ = [
     "class_dots",
     "confusion_matrix",
     "gap_bar",
+    "has_gap",
     "reliability",
     "roc",
     "scatter",
@@ -24,16 +26,15 @@ _BOUNDED = ("Dice", "recall", "auc", "precision", "specificity", "f1")
 
 
 def gap_bar(summary: Summary, name: str = "gap") -> str:
-    """Score of every network with its interval and seeds; the gap between baseline and teacher is shaded."""
+    """Score of every network with its interval and seeds; the gap from the baseline up to the teacher is shaded."""
     networks, look = summary["networks"], styles(summary)
     score = summary["score"]
 
     def paint(axes: Any) -> None:
-        means = {name: one["scores"][score]["mean"] for name, one in networks.items()}
-        roles = {one["role"]: means[name] for name, one in networks.items() if one["role"] in ("teacher", "baseline")}
-        if "teacher" in roles:
-            axes.axvspan(*sorted(roles.values()), color=GRID, alpha=0.35, linewidth=0)
-        for mean in roles.values():
+        ends = _gap(summary)
+        if has_gap(summary):
+            axes.axvspan(ends["baseline"], ends["teacher"], color=GRID, alpha=0.35, linewidth=0)
+        for mean in ends.values():
             axes.axvline(mean, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
         for row, (one, network) in enumerate(networks.items()):
             found = network["scores"][score]
@@ -52,6 +53,12 @@ def gap_bar(summary: Summary, name: str = "gap") -> str:
 
     height = 0.7 + 0.4 * len(networks)
     return draw(name, f"{score} of every network, with 95 % intervals over seeds", (4.2, height), paint)
+
+
+def has_gap(summary: Mapping[str, Any]) -> bool:
+    """Whether the teacher's mean score is above the baseline's."""
+    ends = _gap(summary)
+    return "teacher" in ends and ends["teacher"] > ends["baseline"]
 
 
 def training_curve(summary: Summary, column: str, name: str) -> str:
@@ -248,6 +255,13 @@ def _limits(networks: Summary, scores: list[str], bounded: bool) -> tuple[float,
 def _unit(axes: Any) -> None:
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
+
+
+def _gap(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Mean scores of the baseline and of the teacher, where there is one."""
+    score = summary["score"]
+    networks = [one for one in summary["networks"].values() if one["role"] in ("teacher", "baseline")]
+    return {one["role"]: one["scores"][score]["mean"] for one in networks}
 
 
 def _baseline(summary: Summary) -> str:

@@ -6,12 +6,11 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from monai_kd._files import write_whole
-from monai_kd.report import figures
+from monai_kd.report import figures, words
 from monai_kd.report.overlays import PREDICTION, TRUTH
 from monai_kd.report.pictures import Panel, case_pictures
 from monai_kd.report.study import load_study
@@ -23,8 +22,6 @@ __all__ = ["markdown", "page", "write_report"]
 _PICTURES = 3  # segmented cases that are drawn of those that gained most, and of those that lost most
 _DOTS = ("Dice", "recall", "auc", "HD95_mm")
 _MOST_ROCS = 12
-_MOST_WORDS = 12
-_NONE, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 def write_report(root: str | Path) -> Path:
@@ -95,6 +92,8 @@ def page(summary: Mapping[str, Any], pictures: Mapping[str, Sequence[Panel]] | N
         shares=_shares(summary),
         roles={name: _role(name, one["role"]) for name, one in summary["networks"].items()},
         cost=cost,
+        shaded=figures.has_gap(summary),
+        tests={one["cases"]["test"] for one in summary["comparisons"].values() if one["cases"]},
         has_gap="teacher" in {one["role"] for one in summary["networks"].values()},
         colours={"truth": TRUTH, "prediction": PREDICTION},
         volumes=any(panel.planes > 1 for panels in (pictures or {}).values() for panel in panels),
@@ -122,29 +121,31 @@ def markdown(summary: Mapping[str, Any]) -> str:
     for name, network in summary["networks"].items():
         found, cost = network["scores"][score], network["cost"]
         share = shares.get(name)
-        spread = "" if found["deviation"] is None else f" ± {_number(found['deviation'])}"
+        spread = "" if found["deviation"] is None else f" ± {words.number(found['deviation'])}"
         rows.append(
             [
                 name + (f" ({role})" if (role := _role(name, network["role"])) else ""),
                 str(len(network["seeds"])),
-                f"{_number(found['mean'])}{spread}",
-                _interval(found),
-                _NONE
-                if share is None
-                else f"{_percent(share['share'])} ({_percent(share['low'])} to {_percent(share['high'])})",
+                f"{words.number(found['mean'])}{spread}",
+                words.interval(found),
+                words.NONE if share is None else _share(share),
                 f"{cost['parameters']:,}",
-                _significant(cost["gmac"]),
-                _significant(cost["milliseconds"]),
+                words.significant(cost["gmac"]),
+                words.significant(cost["milliseconds"]),
             ]
         )
-    lines = [f"# {_cell(summary['bundle'])}", ""]
+    lines = [f"# {words.cell(summary['bundle'])}", ""]
     for one in summary["verdicts"]:
-        lines += [_cell(f"{one['network']}: {one['sentence']}"), ""]
-    lines += [f"| {' | '.join(_cell(cell) for cell in head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
-    lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
-    lines += ["", f"{summary['cases']} test cases. Cost of one forward pass: {_cell(summary['cost_measured'])}."]
-    lines += [f"* {_cell(note)}" for note in summary["notes"]]
+        lines += [words.cell(f"{one['network']}: {one['sentence']}"), ""]
+    lines += [f"| {' | '.join(words.cell(one) for one in head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
+    lines += [f"| {' | '.join(words.cell(one) for one in row)} |" for row in rows]
+    lines += ["", f"{summary['cases']} test cases. Cost of one forward pass: {words.cell(summary['cost_measured'])}."]
+    lines += [f"* {words.cell(note)}" for note in summary["notes"]]
     return "\n".join(lines) + "\n"
+
+
+def _share(share: Mapping[str, Any]) -> str:
+    return f"{words.percent(share['share'])} ({words.percent(share['low'])} to {words.percent(share['high'])})"
 
 
 def _figures(summary: dict[str, Any]) -> dict[str, Any]:
@@ -188,7 +189,7 @@ def _sentences(text: str) -> list[str]:
 
 def _typeset(text: str) -> str:
     """Minus signs, and numbers on one line with their percent sign."""
-    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", re.sub(r"(?<=[ (])-(?=\d)", _MINUS, text))
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", re.sub(r"(?<=[ (])-(?=\d)", words.MINUS, text))
 
 
 def _what_was_run(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -197,130 +198,66 @@ def _what_was_run(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = {
         "bundle": " ".join(str(run[key]) for key in ("bundle", "bundle_version") if run.get(key)),
         "networks": "; ".join(
-            _recipe(name, one["role"], (run["networks"].get(name) or {}).get("files") or [])
-            for name, one in summary["networks"].items()
+            _recipe(name, one["role"], run["networks"].get(name) or {}) for name, one in summary["networks"].items()
         ),
         "seeds": "; ".join(f"{name} {', '.join(map(str, one['seeds']))}" for name, one in summary["networks"].items()),
-        "config files": _words(run.get("config_files")),
-        "overrides": ", ".join(f"{key} = {_words(one)}" for key, one in (run.get("overrides") or {}).items()),
-        "data": _words(data.get("dataset_dir")),
-        "split": _words(data.get("split")),
-        "versions": _words(run.get("versions")),
+        "config files": words.in_words(run.get("config_files")),
+        "overrides": ", ".join(f"{key} = {words.in_words(one)}" for key, one in (run.get("overrides") or {}).items()),
+        "data": words.in_words(data.get("dataset_dir")),
+        "split": "; ".join(
+            [
+                words.in_words(_split(data.get("split"))),
+                *(f"{name}: {words.in_words(_split(one))}" for name, one in (data.get("other_splits") or {}).items()),
+            ]
+        ),
+        "versions": words.in_words(run.get("versions")),
         "git": _git(run.get("git")),
-        "begun": _moment(run.get("created")),
+        "begun": words.moment(run.get("created")),
     }
     return [(key, value) for key, value in facts.items() if value]
 
 
+def _split(value: Any) -> Any:
+    """Without unlabelled data where there are none."""
+    if not isinstance(value, dict):
+        return value
+    return {key: one for key, one in value.items() if (key, one) != ("unlabelled", 0)}
+
+
 def _role(name: str, role: str) -> str:
     """What a network is, where its name does not say so; a student is distilled."""
-    words = {"teacher": "teacher", "auxiliary": "further teacher", "baseline": "student alone"}
-    return "" if name == role else words.get(role, "")
+    said = {"teacher": "teacher", "auxiliary": "further teacher", "baseline": "student alone"}
+    return "" if name == role else said.get(role, "")
 
 
-def _recipe(name: str, role: str, files: Sequence[str]) -> str:
+def _recipe(name: str, role: str, own: Mapping[str, Any]) -> str:
+    """A network with its own files and overrides."""
     text = f"{name} ({word})" if (word := _role(name, role)) else name
-    return f"{text}: {', '.join(map(str, files))}" if files else text
+    parts = [words.in_words(one) for one in (own.get("files"), own.get("overrides")) if one]
+    return f"{text}: {', '.join(parts)}" if parts else text
 
 
 def _git(value: Any) -> str:
     if not isinstance(value, dict) or "commit" not in value:
-        return _words(value)
+        return words.in_words(value)
     return f"commit {value['commit']}" + (", with changes that are not in it" if value.get("changed") else "")
-
-
-def _moment(value: Any) -> str:
-    """A time as it is read, in UTC; other text as it is."""
-    try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError:
-        return _words(value)
-    return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC" if moment.tzinfo else f"{moment:%Y-%m-%d %H:%M}"
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_words(one)}" for key, one in value.items())
-    if isinstance(value, list | tuple):
-        if len(value) > _MOST_WORDS:
-            return f"{len(value)} of them"
-        return ", ".join(_words(one) for one in value)
-    return "" if value is None else str(value)
 
 
 def _command(value: Any) -> str:
     return shlex.join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
-# --- numbers in words -----------------------------------------------------------------------------------------------
-
-
-def _number(value: float | None) -> str:
-    return _NONE if value is None else (f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}").replace("-", _MINUS)
-
-
-def _signed(value: float | None) -> str:
-    return _NONE if value is None else f"{value:+.3f}".replace("-", _MINUS)
-
-
-def _interval(found: Mapping[str, Any]) -> str:
-    return _NONE if found.get("low") is None else f"{_number(found['low'])} to {_number(found['high'])}"
-
-
-def _percent(value: float | None) -> str:
-    return _NONE if value is None else f"{100 * value:.0f} %".replace("-", _MINUS)
-
-
-def _probability(value: float | None) -> str:
-    return _NONE if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _count(value: int | None) -> str:
-    if value is None:
-        return _NONE
-    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k" if value >= 1e4 else f"{value:,}"
-
-
-def _significant(value: float | None) -> str:
-    if value is None:
-        return _NONE
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _bytes(value: int | None) -> str:
-    if value is None:
-        return _NONE
-    return f"{value / 1e6:,.1f} MB" if value >= 1e5 else f"{value / 1e3:,.1f} kB"
-
-
-def _duration(value: float | None) -> str:
-    if value is None:
-        return _NONE
-    return f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
-
-
-def _cell(text: str) -> str:
-    """Text that is no markup in a table of Markdown."""
-    text = re.sub(r"[\\|<&`*\[~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
-    return " ".join(text.split())
-
-
-def _case_name(case: str) -> str:
-    """A file by its folder and name alone."""
-    return "/".join(PurePosixPath(case.removeprefix("'")).parts[-2:])
-
-
 _FILTERS: dict[str, Callable[..., str]] = {
-    "number": _number,
-    "signed": _signed,
-    "interval": _interval,
-    "percent": _percent,
-    "probability": _probability,
-    "count": _count,
-    "significant": _significant,
-    "bytes": _bytes,
-    "duration": _duration,
-    "moment": _moment,
-    "case_name": _case_name,
+    "number": words.number,
+    "signed": words.signed,
+    "interval": words.interval,
+    "percent": words.percent,
+    "probability": words.probability,
+    "count": words.count,
+    "significant": words.significant,
+    "bytes": words.byte_count,
+    "duration": words.duration,
+    "moment": words.moment,
+    "case_name": words.case_name,
     "words": lambda text: str(text).replace("_", " "),
 }

@@ -10,17 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from monai_kd.report.sign_tests import SIGN_FLIPS, WILCOXON, class_mean_test, signed_rank_test
+
 __all__ = [
     "CaseScores",
     "Difference",
     "GapShare",
     "PairedTest",
     "SeedSummary",
+    "distinct_seeds",
     "gap_share",
     "over_seeds",
     "paired_test",
+    "seed_difference",
 ]
-__all__ += ["seed_difference"]
 
 Array = NDArray[np.float64]
 RESAMPLES = 4000
@@ -29,7 +32,10 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """Mean of the seeds' scores; spread and Student's t interval of the mean, which need two seeds."""
+    """Mean of the seeds' scores; spread and Student's t interval of the mean, which need two seeds.
+
+    Seeds that all have exactly the same score say no more than one: they have no interval.
+    """
 
     mean: float
     deviation: float | None
@@ -40,7 +46,10 @@ class SeedSummary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of two means over seeds, with Welch's t interval; ``low`` and ``high`` need two seeds of each."""
+    """Difference of two means over seeds, with Welch's t interval; ``low`` and ``high`` need two seeds of each.
+
+    Seeds that all have exactly the same score count as one.
+    """
 
     mean: float
     low: float | None
@@ -49,9 +58,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """The same cases scored by two networks: mean difference with its bootstrap interval, and Wilcoxon's p.
+    """The same cases scored by two networks: mean difference with its bootstrap interval, and the p of a test.
 
-    ``p`` and the interval are ``None`` where they cannot be had: fewer than two cases, or no case that differs (no p).
+    ``test`` is the test's name, and ``direction`` where it points: 1 for better, -1 for worse, 0 for neither.
+    Wilcoxon's may point where the mean does not. ``p`` and the interval are ``None`` where they cannot be had: fewer
+    than two cases, or no case that differs (no p).
     """
 
     cases: int
@@ -62,6 +73,8 @@ class PairedTest:
     better: int
     equal: int
     worse: int
+    direction: int
+    test: str = WILCOXON
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,8 @@ def over_seeds(scores: Sequence[float], confidence: float = 0.95) -> SeedSummary
     mean = float(values.mean())
     if values.size == 1:
         return SeedSummary(mean, None, None, None, 1)
+    if _all_equal(values):
+        return SeedSummary(mean, 0.0, None, None, values.size)
     deviation = float(values.std(ddof=1))
     half = float(stats.t.ppf((1 + confidence) / 2, values.size - 1)) * deviation / math.sqrt(values.size)
     return SeedSummary(mean, deviation, mean - half, mean + half, values.size)
@@ -148,25 +163,34 @@ def seed_difference(baseline: Sequence[float], distilled: Sequence[float], confi
         True
     """
     mean = float(np.mean(distilled) - np.mean(baseline))
-    if min(len(baseline), len(distilled)) < 2:
+    if min(distinct_seeds(baseline), distinct_seeds(distilled)) < 2:
         return Difference(mean, None, None)
-    if np.ptp(baseline) == 0 and np.ptp(distilled) == 0:
-        return Difference(mean, mean, mean)
     interval = stats.ttest_ind(distilled, baseline, equal_var=False).confidence_interval(confidence)
     return Difference(mean, float(interval.low), float(interval.high))
+
+
+def distinct_seeds(scores: Sequence[float]) -> int:
+    """How many seeds these are worth: one where all have exactly the same score.
+
+    Example:
+        >>> distinct_seeds([0.5, 0.5]), distinct_seeds([0.5, 0.5, 0.6])
+        (1, 3)
+    """
+    return 1 if _all_equal(scores) else len(scores)
 
 
 def paired_test(baseline: CaseScores, distilled: CaseScores, seed: int = 0, resamples: int = RESAMPLES) -> PairedTest:
     """Compare two kinds of networks on the same cases, each case by its mean over the seeds.
 
-    Wilcoxon's signed-rank test treats ties as Pratt does: they are ranked, and dropped then. The interval is the
-    percentile bootstrap over cases, within strata where there are some. Both speak of other cases, not of other
-    trainings.
+    Without strata the test is Wilcoxon's signed-rank test, which treats cases that are equal as Pratt does; with strata
+    it is a permutation test of the mean over strata, which flips signs (:mod:`monai_kd.report.sign_tests`). The
+    interval is the percentile bootstrap over cases, within strata where there are some. Both speak of other cases, not
+    of other trainings.
 
     Args:
         baseline: scores of the baseline.
         distilled: scores of the student, the same cases in the same order.
-        seed: of the resampling.
+        seed: of the resampling and the flips.
         resamples: of the bootstrap.
 
     Raises:
@@ -182,13 +206,16 @@ def paired_test(baseline: CaseScores, distilled: CaseScores, seed: int = 0, resa
     both = CaseScores(difference[None, scored], strata)
     counts = [int((both.values > 0).sum()), int((both.values == 0).sum()), int((both.values < 0).sum())]
     low = high = p = None
+    direction, test = 0, WILCOXON if strata is None else SIGN_FLIPS
     if scored.size > 1:
         generator = np.random.default_rng(seed)
         drawn = np.array([both.means(_resample(strata, scored.size, generator))[0] for _ in range(resamples)])
         low, high = (float(end) for end in np.percentile(drawn, [2.5, 97.5]))
     if counts[1] < scored.size and scored.size > 1:
-        p = float(stats.wilcoxon(both.values[0], zero_method="pratt").pvalue)
-    return PairedTest(scored.size, float(both.means()[0]), low, high, p, *counts)
+        found = both.values[0]
+        p, direction = signed_rank_test(found) if strata is None else class_mean_test(found, strata, seed)
+    better, equal, worse = counts
+    return PairedTest(scored.size, float(both.means()[0]), low, high, p, better, equal, worse, direction, test)
 
 
 def gap_share(
@@ -227,6 +254,10 @@ def gap_share(
     kept = gaps > 0
     ends = np.nanpercentile((drawn[kept, 1] - drawn[kept, 0]) / gaps[kept], [2.5, 97.5])
     return GapShare((middle - low) / gap, float(ends[0]), float(ends[1]), gap, gap_low)
+
+
+def _all_equal(scores: Sequence[float] | Array) -> bool:
+    return float(np.ptp(scores)) == 0.0
 
 
 def _resample(strata: NDArray[np.int64] | None, cases: int, generator: np.random.Generator) -> NDArray[np.int64]:

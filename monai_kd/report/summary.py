@@ -19,6 +19,7 @@ from monai_kd.report.statistics import (
     RESAMPLES,
     Array,
     CaseScores,
+    distinct_seeds,
     gap_share,
     over_seeds,
     paired_test,
@@ -118,7 +119,7 @@ def _again(table: CaseTable, known: dict[str, float], score: str) -> dict[str, f
         if not _is_count(name) and name in known and not name.startswith("max")
     }
     if regions := [found[f"Dice_{region}"] for region in table.regions if f"Dice_{region}" in found]:
-        found.setdefault("meanDice", float(np.mean(regions)))
+        found.setdefault("meanDice", _mean(np.array(regions)))
     if not math.isfinite(found.get(score, math.nan)):
         raise ValueError(
             f"runs differ in their test cases, and '{score}' cannot be had of those in common; run them again."
@@ -210,18 +211,17 @@ def _comparison(
 ) -> dict[str, Any]:
     """A student against the baseline: over seeds, over cases, and the share of the gap."""
     score = study.score
-    seeds = seed_difference(
-        [values[run.name][score] for run in study.baseline.runs], [values[run.name][score] for run in student.runs]
-    )
-    count = min(len(study.baseline.runs), len(student.runs))
+    alone, distilled = ([values[run.name][score] for run in one.runs] for one in (study.baseline, student))
+    seeds = seed_difference(alone, distilled)
+    count = min(distinct_seeds(alone), distinct_seeds(distilled))
     of = {network.name: case_scores([run.cases for run in network.runs], score) for network in study.networks}
-    baseline, distilled = of[study.baseline.name], of[student.name]
-    teacher = None if study.teacher is None else of[study.teacher.name]
+    low, middle = of[study.baseline.name], of[student.name]
+    high = None if study.teacher is None else of[study.teacher.name]
     cases = share = None
-    if baseline is not None and distilled is not None:
-        cases = paired_test(baseline, distilled, seed, resamples)
-        if teacher is not None:
-            share = gap_share(baseline, distilled, teacher, seed, resamples)
+    if low is not None and middle is not None:
+        cases = paired_test(low, middle, seed, resamples)
+        if high is not None:
+            share = gap_share(low, middle, high, seed, resamples)
     return {
         "verdict": verdict(score, seeds, cases, share, count),
         "shown": shown(seeds, cases, count),
@@ -340,6 +340,14 @@ def _notes(study: Study, values: dict[str, dict[str, float]]) -> list[str]:
             "Test cases that some runs lack are left out, and scores computed again without them: "
             f"{', '.join(names)}{more}."
         )
+    if unlabelled := max((run.cases.unlabelled for run in study.runs if run.cases is not None), default=0):
+        notes.append(f"{_pictures(unlabelled)} without a true class: left out of the statistics over cases.")
+    for network in study.networks:
+        if len(network.runs) > 1 and distinct_seeds([values[run.name][study.score] for run in network.runs]) == 1:
+            notes.append(
+                f"All {len(network.runs)} seeds of '{network.name}' have the same {study.score}, so they count as one "
+                "seed; does the bundle use its seed?"
+            )
     if study.absent:
         notes.append(f"No test case has: {', '.join(study.absent)}. It counts in no mean.")
     tables = [run.cases for run in study.runs]
@@ -357,6 +365,10 @@ def _notes(study: Study, values: dict[str, dict[str, float]]) -> list[str]:
             "case without one of the regions, or a score that is no mean. Tests over cases speak of the former."
         )
     return notes
+
+
+def _pictures(number: int) -> str:
+    return "1 test picture is" if number == 1 else f"{number} test pictures are"
 
 
 def _off(study: Study, values: dict[str, dict[str, float]]) -> float:

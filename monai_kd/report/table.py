@@ -6,14 +6,20 @@ from collections.abc import Mapping, Sequence
 
 from monai_kd.report.evaluation import Evaluation
 
-__all__ = ["comparison_table", "gap_closed"]
+__all__ = ["NO_INTERVAL", "comparison_table", "gap_closed"]
 
+NO_INTERVAL = (
+    "The share of the gap is that of one run each and has no interval, so that the gap may be one of chance; "
+    "`monai-kd compare` tests it."
+)
 TEACHER, BASELINE = "teacher", "baseline"
 SMALLEST_GAP = 0.01
 
 
 def gap_closed(baseline: float, distilled: float, teacher: float) -> float | None:
     """The share of the teacher-baseline gap that the distilled student closed; ``None`` where there is no gap to close.
+
+    It has no interval; :func:`monai_kd.report.statistics.gap_share` has, and refuses gaps that may be chance.
 
     1 means as good as the teacher, 0 no better than the baseline, and less than 0 that distillation hurt.
 
@@ -27,6 +33,8 @@ def gap_closed(baseline: float, distilled: float, teacher: float) -> float | Non
 
 def comparison_table(evaluations: Mapping[str, Evaluation], score: str, others: Sequence[str] = ()) -> str:
     """A Markdown table of all evaluations, the teacher first, then the baseline.
+
+    Below a table with a share of the gap stands that it is without an interval.
 
     Args:
         evaluations: by name; "teacher" and "baseline" are what the others are measured against.
@@ -62,6 +70,8 @@ def comparison_table(evaluations: Mapping[str, Evaluation], score: str, others: 
         if index == 1:
             cells = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
         lines.append("| " + " | ".join(cells) + " |")
+    if any(row[-1].endswith("%") for row in rows):
+        lines += ["", NO_INTERVAL]
     return "\n".join(lines)
 
 

@@ -14,8 +14,9 @@ def verdict(
 ) -> str:
     """What may be said of a distilled student beside the baseline.
 
-    A difference counts as shown when the 95 % interval over cases lies on one side of 0 and Wilcoxon's p is below 0.05
-    (a bootstrap alone is too sure of few cases), and the interval over seeds lies there too, where there are several.
+    A difference counts as shown when the 95 % interval over cases lies on one side of 0 and the test over cases points
+    to the same side with a p below 0.05 (a bootstrap alone is too sure of few cases), and the interval over seeds lies
+    there too, where there are several.
     Otherwise the sentence says that no difference was shown, whatever the means are. A score without single cases, such
     as an AUC, needs several seeds.
 
@@ -24,10 +25,10 @@ def verdict(
         seeds: difference of the means over seeds.
         cases: the paired comparison over cases; ``None`` where the score is none of single cases.
         share: of the gap; ``None`` where there is nothing to say of it, as without a teacher.
-        seed_count: seeds of the student and the baseline, the smaller number.
+        seed_count: seeds of the student and the baseline, the smaller number; those with equal scores count as one.
 
     Example:
-        >>> cases = PairedTest(40, 0.05, 0.02, 0.08, 0.001, 30, 2, 8)
+        >>> cases = PairedTest(40, 0.05, 0.02, 0.08, 0.001, 30, 2, 8, direction=1)
         >>> share = GapShare(0.5, 0.3, 0.7, 0.1, 0.06)
         >>> verdict("meanDice", Difference(0.05, 0.01, 0.09), cases, share, 3).split(" (")[0]
         'Distillation helped: meanDice is 0.050 higher than that of the student alone'
@@ -41,6 +42,8 @@ def verdict(
         text = f"Distillation hurt: {score} is {amount:.3f} lower than that of the student alone ({intervals})."
     else:
         text = f"No difference was shown: {score} differs by {seeds.mean:+.3f} ({intervals})."
+        if _contradict(cases):
+            text += " By their ranks the cases moved the other way: a few large differences rule the mean."
     if seed_count == 1:
         text += " One seed says nothing of another training; run several."
     return f"{text} {_gap(share, direction)}".rstrip()
@@ -54,9 +57,18 @@ def shown(seeds: Difference, cases: PairedTest | None, seed_count: int) -> int:
             return 0
         intervals.append((cases.low, cases.high))
     for sign in (1, -1) if intervals else ():
+        if cases is not None and cases.direction != sign:
+            continue
         if all(low is not None and high is not None and min(sign * low, sign * high) > 0 for low, high in intervals):
             return sign
     return 0
+
+
+def _contradict(cases: PairedTest | None) -> bool:
+    """Whether test and interval both show a difference, to opposite sides."""
+    if cases is None or cases.p is None or cases.p >= _LEVEL or cases.low is None or cases.high is None:
+        return False
+    return min(-cases.direction * cases.low, -cases.direction * cases.high) > 0
 
 
 def _intervals(seeds: Difference, cases: PairedTest | None, seed_count: int) -> str:
@@ -76,7 +88,7 @@ def _gap(share: GapShare | None, direction: int) -> str:
         return ""
     if share.share is None:
         if share.gap <= 0:
-            return f"The teacher is no better than the student alone ({share.gap:+.3f}), so there was no gap to close."
+            return f"The teacher was not better than the student alone here ({share.gap:+.3f}): no gap to close."
         return "The teacher was not shown to be better than the student alone, so no share of a gap is given."
     if direction <= 0:
         return ""

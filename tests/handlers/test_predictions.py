@@ -12,6 +12,7 @@ from monai.transforms import ActivationsD
 from torch import nn
 
 from monai_kd.handlers import SavePredictions
+from monai_kd.report.case_tables import read_cases
 
 NAMES = ("nv", "mel", "bkl")
 ROWS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.25, 0.5, 0.25], [0.3, 0.4, 0.3], [0.9, 0.05, 0.05]])
@@ -91,10 +92,13 @@ def test_images_outside_root_keep_their_name(tmp_path):
     assert [row["image"] for row in read(path)][:3] == ["/settings/d.jpg", "/set/../other/b.jpg", "x/a.jpg"]
 
 
-def test_one_process_keeps_images_that_come_twice(tmp_path):
-    path = tmp_path / "predictions.csv"
-    evaluate(items(["/set/d.jpg"] * 5), SavePredictions(path, NAMES))
-    assert len(read(path)) == 5
+def test_one_process_numbers_images_that_come_twice(tmp_path):
+    path = tmp_path / "run.predictions.csv"
+    files = ["/set/d.jpg", "/set/a.jpg", "/set/d.jpg", "/set/d.jpg", "/set/a.jpg"]
+    evaluate(items(files), SavePredictions(path, NAMES, root="/set"))
+    names = ["d.jpg", "a.jpg", "d.jpg#2", "d.jpg#3", "a.jpg#2"]
+    assert [row["image"] for row in read(path)] == names
+    assert read_cases(tmp_path, "run").names == tuple(names)
 
 
 def test_an_interrupted_run_or_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -122,6 +122,14 @@ def test_further_teachers_have_a_look_of_their_own(segmentation):
     assert gap.count("stroke-dasharray") == 2
 
 
+@pytest.mark.parametrize(("teacher", "shaded"), [(0.85, True), (0.55, False)])
+def test_a_gap_is_shaded_only_up_to_a_better_teacher(segmentation, teacher, shaded):
+    levels = {"teacher": teacher, "baseline": 0.70, "distilled": 0.75}
+    found = summarise(load_study(segmentation(levels=levels)[0].root), resamples=50)
+    assert figures.has_gap(found) is shaded
+    assert ("opacity: 0.35" in figures.gap_bar(found)) is shaded
+
+
 @pytest.mark.parametrize("cut", ["teacher", "interval", "history"])
 def test_figures_do_without(segmented, cut):
     if cut == "teacher":

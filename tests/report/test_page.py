@@ -14,7 +14,9 @@ from PIL import Image
 
 from monai_kd.report import page as page_module
 from monai_kd.report.page import write_report
-from monai_kd.report.pictures import _largest_error, _mask_of, case_pictures
+from monai_kd.report.picture_files import mask_of
+from monai_kd.report.pictures import case_pictures
+from monai_kd.report.planes import largest_error
 from monai_kd.report.study import load_study
 from monai_kd.report.summary import summarise
 
@@ -158,6 +160,25 @@ def test_what_was_run_is_told_in_words(segmentation):
     _, text = read(write_report(runs.root))
     for part in ("2026-01-31 12:05 UTC", "commit 1d4d, with changes that are not in it", "epochs = 4", "training 40"):
         assert part in text
+
+
+def test_what_each_network_was_told_is_beside_its_name(segmentation):
+    """A teacher of all labels is not compared with a student of a tenth of them in silence."""
+    split = {"training": 40, "unlabelled": 0, "test": 24}
+    others = {"teacher": {"training": 400, "unlabelled": 0}}
+    runs, _ = segmentation(seeds=(0,), data={"split": split, "other_splits": others})
+    runs.edit(lambda study: study["networks"]["teacher"].update(overrides={"labelled_fraction": 1.0}))
+    _, text = read(made_quickly(runs.root)[0])
+    assert "teacher: teacher.json, labelled_fraction 1.0; baseline: baseline.json; distilled" in text
+    assert "training 40, test 24; teacher: training 400" in text
+
+
+@pytest.mark.parametrize(("score", "said"), [("balanced_accuracy", "sign flips p"), ("accuracy", "Wilcoxon p")])
+def test_the_test_over_cases_is_named(classification, score, said):
+    _, text = read(made_quickly(classification(score=score)[0].root)[0])
+    assert said in text
+    assert ("Wilcoxon" in text) == (score == "accuracy")
+    assert ("permutation test" in text) == (score != "accuracy")
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
@@ -320,9 +341,9 @@ def test_planes_go_through_the_largest_error():
     mask = truth.copy()
     mask[2, 2, 2] = 1
     mask[10:15, 11:14, 6:9] = 1
-    assert _largest_error(truth.shape, truth, [truth, mask]) == (12, 12, 7)
-    assert _largest_error(truth.shape, mask, [mask]) == (12, 12, 7)  # no error: the truth
-    assert _largest_error(truth.shape, truth, [truth]) == (10, 10, 10)  # nothing at all
+    assert largest_error(truth.shape, truth, [truth, mask]) == (12, 12, 7)
+    assert largest_error(truth.shape, mask, [mask]) == (12, 12, 7)  # no error: the truth
+    assert largest_error(truth.shape, truth, [truth]) == (10, 10, 10)  # nothing at all
 
 
 def test_masks_of_another_size_are_refused(segmentation):
@@ -359,5 +380,5 @@ def test_masks_are_found_as_the_data_list_names_their_images(segmentation, relat
     study = load_study(runs.root)
     for name in names:
         assert [panel.title for panel in case_pictures(study, [f"{name}.png"])[f"{name}.png"]] == ["image", "teacher"]
-        found = _mask_of(study.teacher.runs, f"{name}.png", folder / f"{name}.png", None)
+        found = mask_of(study.teacher.runs, f"{name}.png", folder / f"{name}.png", None)
         assert found == masks / f"{name}_seg.png"

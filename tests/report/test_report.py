@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import monai_kd.report
 from monai_kd.networks import PolypPVT
 from monai_kd.report import (
     Cost,
@@ -23,6 +24,7 @@ from monai_kd.report import (
 )
 from monai_kd.report.__main__ import main
 from monai_kd.report.cost import costs_side_by_side, load_costs, peak_memory, save_costs
+from monai_kd.report.table import NO_INTERVAL
 
 
 def evaluation(name, dice):
@@ -143,6 +145,8 @@ def test_table_has_the_teacher_first_and_the_share_of_the_gap():
         {name: evaluation(name, d) for name, d in (("distilled", 0.75), ("baseline", 0.7), ("teacher", 0.8))},
         "meanDice",
     ).splitlines()
+    *rows, empty, below = rows
+    assert (empty, below) == ("", NO_INTERVAL)
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["teacher", "baseline", "distilled"]
     assert [row.split("|")[-2].strip() for row in rows[2:]] == ["-", "-", "50 %"]
     assert len({len(row) for row in rows}) == 1
@@ -153,7 +157,9 @@ def test_table_has_the_teacher_first_and_the_share_of_the_gap():
 )
 def test_table_gives_no_share_of_next_to_nothing(teacher, told):
     found = {name: evaluation(name, d) for name, d in (("distilled", 0.75), ("baseline", 0.7), ("teacher", teacher))}
-    assert comparison_table(found, "meanDice").splitlines()[-1].split("|")[-2].strip() == told
+    rows = comparison_table(found, "meanDice").splitlines()
+    assert rows[4].split("|")[-2].strip() == told
+    assert (rows[-1] == NO_INTERVAL) == ("%" in told)
 
 
 def test_table_names_a_missing_score():
@@ -249,6 +255,21 @@ def test_the_command_names_what_is_missing_for_pictures(pictures, capsys):
     with pytest.raises(SystemExit):
         main([*words, "--masks", "foo"])
     assert "expected TITLE=FOLDER, got 'foo'" in capsys.readouterr().err
+
+
+def test_storing_an_evaluation_needs_nothing_of_the_page():
+    code = "import sys; from monai_kd.report import save_evaluation; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "monai_kd.report.evaluation" in loaded
+    assert not loaded & {"monai_kd.report.page", "monai_kd.report.pictures", "matplotlib", "skimage", "sklearn"}
+
+
+def test_every_public_name_of_the_report_is_there():
+    for name in monai_kd.report.__all__:
+        assert getattr(monai_kd.report, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'absent'"):
+        _ = monai_kd.report.absent
 
 
 def test_errors_are_readable_when_run_as_a_module(tmp_path):

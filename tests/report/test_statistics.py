@@ -1,12 +1,14 @@
 """Intervals, tests and shares against scipy, closed forms and hand-made cases."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from monai_kd.report.statistics import CaseScores, gap_share, over_seeds, paired_test, seed_difference
+from monai_kd.report.statistics import CaseScores, Difference, gap_share, over_seeds, paired_test, seed_difference
+from monai_kd.report.verdict import shown, verdict
 
 
 def scores(*rows, strata=None):
@@ -56,9 +58,13 @@ def test_difference_of_one_seed_has_no_interval():
     assert seed_difference([0.5], [0.6, 0.7]).low is None
 
 
-def test_equal_scores_of_all_seeds_differ_by_exactly_nothing():
-    found = seed_difference([0.5, 0.5], [0.5, 0.5])
-    assert (found.mean, found.low, found.high) == (0, 0, 0)
+@pytest.mark.parametrize(("baseline", "distilled"), [([0.5] * 3, [0.625] * 3), ([0.5, 0.51], [0.625, 0.625])])
+def test_seeds_with_equal_scores_say_no_more_than_one(baseline, distilled):
+    """A bundle may ignore its seed: no spread is then no certainty."""
+    found = seed_difference(baseline, distilled)
+    assert (found.low, found.high) == (None, None)
+    one = over_seeds(distilled)
+    assert (one.mean, one.deviation, one.low, one.high) == (0.625, 0.0, None, None)
 
 
 # --- scores of cases ------------------------------------------------------------------------------------------------
@@ -119,6 +125,73 @@ def test_ties_are_counted_and_ranked_as_pratt_does():
     found = paired_test(baseline, distilled)
     assert (found.better, found.equal, found.worse) == (3, 2, 1)
     assert found.p == pytest.approx(stats.wilcoxon([0, 0, 0.1, 0.2, -0.1, 0.4], zero_method="pratt").pvalue, abs=1e-9)
+    assert (found.test, found.direction) == ("Wilcoxon", 1)
+
+
+@pytest.mark.parametrize("equal", [0, 2, 10, 40])
+@pytest.mark.parametrize("strata", [False, True])
+@pytest.mark.parametrize("differing", [2, 4, 5, 6])
+def test_fewer_than_six_cases_that_differ_show_nothing(differing, equal, strata):
+    """All signs the same is the rarest of 2^n ways, and has a p of 2 / 2^n however many are equal."""
+    one_class = [0] * (differing + equal) if strata else None
+    found = paired_test(
+        scores([0.0] * (differing + equal), strata=one_class),
+        scores([1.0] * differing + [0.0] * equal, strata=one_class),
+        resamples=400,
+    )
+    assert found.p == pytest.approx(2.0 ** (1 - differing))
+    assert shown(Difference(found.mean, None, None), found, 1) == (differing == 6)
+
+
+def test_a_test_that_points_elsewhere_shows_nothing():
+    """54 of 60 cases slightly worse, 6 much better: ranks and mean contradict each other."""
+    difference = -0.001 - 1e-6 * np.arange(60)
+    difference[:6] += 0.25
+    for sign in (1, -1):
+        found = paired_test(CaseScores(np.full((1, 60), 0.5)), CaseScores(0.5 + sign * difference[None]))
+        assert found.p < 0.001
+        assert min(sign * found.low, sign * found.high) > 0
+        assert (np.sign(found.mean), found.direction) == (sign, -sign)
+        seeds = Difference(found.mean, None, None)
+        assert shown(seeds, found, 1) == 0
+        assert "a few large differences rule the mean" in verdict("Dice", seeds, found)
+
+
+def test_class_means_are_tested_as_the_interval_has_them():
+    """30 of 200 common images lost, 8 of 10 rare ones won: the p of the balanced accuracy is not that of the images."""
+    true = np.array([0] * 200 + [1] * 10)
+    baseline, distilled = np.ones(210), np.ones(210)
+    distilled[:30], baseline[200:208] = 0, 0
+    found = paired_test(CaseScores(baseline[None], true), CaseScores(distilled[None], true))
+    # The 8 rare ones alone rule the sum: all their signs the same, or one other, in 2 * 9 of 256 ways at the most.
+    assert (found.test, found.direction) == ("sign flips", 1)
+    assert 1 / 256 < found.p < 18 / 256
+    mirrored = paired_test(CaseScores(distilled[None], true), CaseScores(baseline[None], true))
+    assert (mirrored.direction, mirrored.p) == (-1, found.p)
+
+
+def test_sign_flips_are_counted_one_by_one():
+    """Nine images of three classes, against every combination of signs."""
+    generator = np.random.default_rng(8)
+    true, difference = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2]), generator.normal(0.4, 1, 9).round(2)
+
+    def balanced(values):
+        return np.mean([values[true == k].mean() for k in range(3)])
+
+    every = [abs(balanced(difference * np.array(signs))) for signs in product((1, -1), repeat=9)]
+    found = paired_test(CaseScores(np.zeros((1, 9)), true), CaseScores(difference[None], true))
+    assert found.p == pytest.approx(np.mean(np.array(every) >= abs(balanced(difference)) - 1e-12))
+
+
+def test_sign_flips_reject_chance_as_seldom_as_they_say():
+    """Of 100 comparisons without a difference 5 are expected below 0.05; more than 13 have a probability of 0.05 %."""
+    generator, true = np.random.default_rng(9), np.array([0] * 40 + [1] * 8)
+    rejected = 0
+    for _ in range(100):
+        right = (generator.random((2, 48)) < 0.7).astype(float)
+        found = paired_test(CaseScores(right[:1], true), CaseScores(right[1:], true), resamples=10)
+        rejected += found.p < 0.05
+    assert rejected <= 13
 
 
 def test_nothing_differs():

@@ -7,7 +7,7 @@ from monai_kd.report.verdict import shown, verdict
 
 
 def cases(mean, low, high, number=40, p=0.01):
-    return PairedTest(number, mean, low, high, p, 30, 0, 10)
+    return PairedTest(number, mean, low, high, p, 30, 0, 10, direction=1 if mean > 0 else -1)
 
 
 def share(value, gap=0.1):
@@ -85,9 +85,9 @@ def test_a_score_without_cases_is_judged_by_seeds(seeds, count, start):
     [
         (
             share(None, gap=-0.02),
-            "The teacher is no better than the student alone (-0.020), so there was no gap to close.",
+            "The teacher was not better than the student alone here (-0.020): no gap to close.",
         ),
-        (share(None, gap=0.0), "(+0.000), so there was no gap to close."),
+        (share(None, gap=0.0), "(+0.000): no gap to close."),
         (share(None, gap=0.02), "was not shown to be better than the student alone, so no share of a gap is given."),
         (share(1.5), "It came out above its teacher, at 150 % of the gap (130 to 170 %)."),
         (None, "over 40 cases 0.020 to 0.080, p = 0.010)."),
