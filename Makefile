@@ -1,7 +1,8 @@
 # make demo  - distil a polyp segmentation student on generated frames and compare it (minutes on two cores)
 # make test  - the whole test suite
 # make lint  - ruff and mypy
-# make test-label - MONAI Label serves the bundles for CT and trains them, in an environment of its own
+# make benchmark - what all costs beside the straightforward forms: benchmarks/RESULTS.md (an hour on one core)
+# make test-label - MONAI Label serves the bundles and trains those for CT, in an environment of its own
 # Each starts from Python 3.11 (PYTHON=... for another) and make alone.
 
 PYTHON ?= python3.11
@@ -17,7 +18,7 @@ RUN = OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m monai.bundle run --meta_file 
 	--logging_file $(BUNDLE)/configs/logging.conf --bundle_root $(BUNDLE)
 C := $(BUNDLE)/configs
 
-.PHONY: install demo test test-label lint clean
+.PHONY: install demo test test-label lint benchmark clean
 
 install: $(VENV)/installed
 
@@ -55,6 +56,9 @@ lint: install
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+benchmark: install
+	$(BIN)/python -W ignore -m benchmarks
 
 clean:
 	rm -rf $(OUT) $(VENV) $(LABEL_VENV) build *.egg-info

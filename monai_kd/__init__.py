@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from monai_kd.distiller import DistillationTerm, Distiller
     from monai_kd.handlers import DistillationHandler, LabelledItemsHandler
     from monai_kd.taps import FeatureTaps, tap_table
-    from monai_kd.teachers import EMATeacher, FrozenTeacher, Teacher
+    from monai_kd.teachers import CachedTeacher, EMATeacher, FrozenTeacher, RuntimeTeacher, Teacher
 
 __all__ = [
+    "CachedTeacher",
     "DistillationHandler",
     "DistillationTerm",
     "Distiller",
@@ -21,6 +22,7 @@ __all__ = [
     "FeatureTaps",
     "FrozenTeacher",
     "LabelledItemsHandler",
+    "RuntimeTeacher",
     "Teacher",
     "__version__",
     "tap_table",
@@ -28,6 +30,7 @@ __all__ = [
 
 # Imported when first asked for: MONAI takes seconds, and neither --help nor a deployed student needs it.
 _HOMES = {
+    "CachedTeacher": "monai_kd.teachers",
     "DistillationHandler": "monai_kd.handlers",
     "DistillationTerm": "monai_kd.distiller",
     "Distiller": "monai_kd.distiller",
@@ -35,6 +38,7 @@ _HOMES = {
     "FeatureTaps": "monai_kd.taps",
     "FrozenTeacher": "monai_kd.teachers",
     "LabelledItemsHandler": "monai_kd.handlers",
+    "RuntimeTeacher": "monai_kd.teachers",
     "Teacher": "monai_kd.teachers",
     "tap_table": "monai_kd.taps",
 }

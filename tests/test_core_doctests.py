@@ -21,9 +21,13 @@ CORE = [
     "labelled",
     "schedules",
     "taps",
+    "teachers.cached",
     "teachers.ema",
+    "teachers.fingerprint",
     "teachers.frozen",
     "teachers.names",
+    "teachers.runtime",
+    "teachers.views",
 ]
 MODULES = CORE + [f"handlers.{module.name}" for module in pkgutil.iter_modules(monai_kd.handlers.__path__)]
 

@@ -11,14 +11,14 @@ from types import ModuleType
 import typer
 from rich.markup import escape
 
-from monai_kd.cli import check, compare, distill, report, taps
+from monai_kd.cli import check, compare, distill, export, predict, report, taps
 from monai_kd.errors import TRACEBACK, root_cause, user_message
 from monai_kd.version import __version__
 
 __all__ = ["COMMANDS", "app", "run"]
 
 _STOPPED = 130
-COMMANDS = (taps, check, distill, compare, report)
+COMMANDS = (taps, check, distill, compare, report, export, predict)
 _STATUS = "Exit status: 0 done, 1 failed or bad cases found, 2 wrong usage, 130 stopped."
 
 app = typer.Typer(

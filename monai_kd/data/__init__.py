@@ -24,6 +24,7 @@ from monai_kd.data.overlay import MaskScopeOverlayd, scope_overlay_box
 from monai_kd.data.phantoms import make_polyp_frames, polyp_frame
 from monai_kd.data.polyp import polyp_datalist
 from monai_kd.data.regions import ToRegionsd, to_regions
+from monai_kd.data.replayed import ReplayedDataset
 from monai_kd.data.smote import smote_items
 from monai_kd.data.spacing import SafeSpacingd
 from monai_kd.data.unlabelled import FillMissingLabeld
@@ -43,6 +44,7 @@ __all__ = [
     "FillMissingLabeld",
     "MaskScopeOverlayd",
     "MultiScaleDataLoader",
+    "ReplayedDataset",
     "SafeSpacingd",
     "ToRegionsd",
     "VolumeCacheDataset",

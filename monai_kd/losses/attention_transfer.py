@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_kd.losses._common import promote
+from monai_kd.losses._power_sum import largest, power_sum
 
 
 def attention_map(features: Tensor, p: float = 2.0) -> Tensor:
@@ -21,10 +21,16 @@ def attention_map(features: Tensor, p: float = 2.0) -> Tensor:
     Returns:
         One unit vector an item, shape (B, positions); 0 for an item whose features are all 0.
     """
-    strength = torch.linalg.vector_norm(promote(features), ord=p, dim=1).flatten(1)
+    features = promote(features)
     # The unit vector does not depend on the scale, so dividing by the largest value only keeps |x|^p from overflowing.
+    return unit_vectors(power_sum(features, largest(features.detach()), features.shape[2:], p))
+
+
+def unit_vectors(strength: Tensor) -> Tensor:
+    """Positive values (B, 1, *spatial) as vectors (B, positions) of unit length, whatever their scale."""
+    strength = strength.flatten(1)
     strength = strength / strength.detach().amax(dim=1, keepdim=True).clamp(min=1e-12)
-    return F.normalize(strength.pow(p), dim=1)
+    return F.normalize(strength, dim=1)
 
 
 class AttentionTransferLoss(nn.Module):

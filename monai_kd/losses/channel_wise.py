@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_kd.losses._common import check_same_shape, check_temperature, masked_mean, promote, valid_positions
+from monai_kd.losses.soft_target import categorical_kl
 
 
 def channel_wise_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
@@ -31,6 +32,8 @@ def channel_wise_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, 
             f"the softmax over 1 position is constant, the loss would always be 0; got {tuple(student.shape)}. "
             "Tap a layer with a spatial size."
         )
+    if mask is None:
+        return categorical_kl(promote(student).flatten(2), promote(teacher).detach().flatten(2), temperature, dim=2)
     excluded = ~valid_positions(mask, student).flatten(2)
     # An item without a valid position keeps all of them here, because a softmax over nothing is not a number.
     excluded_from_softmax = excluded & ~excluded.all(dim=2, keepdim=True)
@@ -69,4 +72,4 @@ class ChannelWiseLoss(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of tensors (B, C, *spatial) where ``mask``, (B, *spatial) or (B, 1, *spatial), is not 0."""
         divergence = channel_wise_kl(student, teacher, self.temperature, mask).mean(dim=1)
-        return masked_mean(divergence, valid_positions(mask, student).flatten(1).any(dim=1))
+        return masked_mean(divergence, None if mask is None else valid_positions(mask, student).flatten(1).any(dim=1))

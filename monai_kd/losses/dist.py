@@ -17,8 +17,8 @@ from monai_kd.losses._common import (
 _EPS = 1e-8  # variance of a vector that counts as constant
 
 
-def pearson_distance(student: Tensor, teacher: Tensor, valid: Tensor, dim: int) -> Tensor:
-    """``1 - correlation`` along ``dim`` over the entries that are ``valid``.
+def pearson_distance(student: Tensor, teacher: Tensor, valid: Tensor | None, dim: int) -> Tensor:
+    """``1 - correlation`` along ``dim`` over the entries that are ``valid``, all for ``None``.
 
     It is computed as half the mean squared difference of the standardised vectors, which is the same number, zero at
     equality, and defined for constant vectors: they count as 0 after standardisation, and vectors with a standard
@@ -33,6 +33,8 @@ def pearson_distance(student: Tensor, teacher: Tensor, valid: Tensor, dim: int) 
     Returns:
         Distances from 0 to 2, the shape without ``dim``.
     """
+    if valid is None:
+        return (_standardise_all(student, dim) - _standardise_all(teacher, dim)).square().mean(dim=dim) / 2
     count = valid.sum(dim=dim, keepdim=True).clamp(min=1)
     difference = _standardise(student, valid, count, dim) - _standardise(teacher, valid, count, dim)
     return (difference.square() / count).sum(dim=dim) / 2
@@ -84,21 +86,22 @@ class DISTLoss(nn.Module):
             check_softmax_channels(student)
         student = probabilities(student, self.temperature, self.sigmoid)
         teacher = probabilities(teacher, self.temperature, self.sigmoid).detach()
-        valid = valid_positions(mask, student).expand_as(student)
+        valid = None if mask is None else valid_positions(mask, student).expand_as(student)
         loss = self.gamma * self.intra_class(student, teacher, valid)
         if student.shape[1] > 2:
             loss = loss + self.beta * self.inter_class(student, teacher, valid)
         return loss
 
     @staticmethod
-    def inter_class(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    def inter_class(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
         """Mean over valid positions of the distance over classes; all of shape (B, C, *spatial)."""
-        return masked_mean(pearson_distance(student, teacher, torch.ones_like(valid), dim=1), valid[:, 0])
+        return masked_mean(pearson_distance(student, teacher, None, dim=1), None if valid is None else valid[:, 0])
 
     @staticmethod
-    def intra_class(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    def intra_class(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
         """Mean over classes of the distance over valid positions of the batch; all of shape (B, C, *spatial)."""
-        student, teacher, valid = (x.transpose(0, 1).flatten(1) for x in (student, teacher, valid))
+        student, teacher = (x.transpose(0, 1).flatten(1) for x in (student, teacher))
+        valid = None if valid is None else valid.transpose(0, 1).flatten(1)
         return pearson_distance(student, teacher, valid, dim=1).mean()
 
 
@@ -107,3 +110,8 @@ def _standardise(x: Tensor, valid: Tensor, count: Tensor, dim: int) -> Tensor:
     centred = torch.where(valid, x - mean, 0.0)
     variance = centred.square().sum(dim=dim, keepdim=True) / count
     return centred / (variance + _EPS).sqrt()
+
+
+def _standardise_all(x: Tensor, dim: int) -> Tensor:
+    centred = x - x.mean(dim=dim, keepdim=True)
+    return centred * (centred.square().mean(dim=dim, keepdim=True) + _EPS).rsqrt()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_kd.losses._common import masked_mean, promote
@@ -20,11 +21,7 @@ def hint_error(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: when the shapes differ.
     """
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"features differ in shape: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}. "
-            "Map the student's features to the teacher's with an adapter (a convolution, resampling)."
-        )
+    _check_shapes(student, teacher)
     return (promote(student) - promote(teacher).detach()).square().mean(dim=1)
 
 
@@ -43,4 +40,17 @@ class HintLoss(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of features (B, C, *spatial); ``mask`` at their resolution, (B, *spatial) or (B, 1, *spatial)."""
-        return masked_mean(hint_error(student, teacher), mask)
+        if mask is not None:
+            return masked_mean(hint_error(student, teacher), mask)
+        _check_shapes(student, teacher)
+        teacher = promote(teacher).detach()
+        # What was made in inference mode cannot be kept for the backward pass.
+        return F.mse_loss(promote(student), teacher.clone() if teacher.is_inference() else teacher)
+
+
+def _check_shapes(student: Tensor, teacher: Tensor) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"features differ in shape: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}. "
+            "Map the student's features to the teacher's with an adapter (a convolution, resampling)."
+        )

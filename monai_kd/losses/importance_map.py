@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from monai_kd._resize import check_joinable, resize, smallest_size
 from monai_kd.losses._common import promote
-from monai_kd.losses.attention_transfer import attention_map
-
-# One channel of 128^3 in float32.
-_CHUNK_BYTES = 8 * 2**20
+from monai_kd.losses._power_sum import largest, power_sum
+from monai_kd.losses.attention_transfer import unit_vectors
 
 
 def importance_map(features: Tensor | Sequence[Tensor], size: Sequence[int], p: float = 4.0) -> Tensor:
@@ -38,10 +34,8 @@ def importance_map(features: Tensor | Sequence[Tensor], size: Sequence[int], p: 
     smallest = smallest_size(features)
     features = [resize(promote(x), smallest) for x in features]
     # One scale for all that is joined: it keeps |x|^p from overflowing and does not change the unit vector.
-    peak = torch.stack([_largest(x.detach()) for x in features]).amax(dim=0)
-    peak = torch.where(peak > 0, peak, 1.0)
-    total = reduce(torch.add, (_PowerSum.apply(x, peak, tuple(size), p) for x in features))
-    return attention_map(total, p=1.0)
+    peak = torch.stack([largest(x.detach()) for x in features]).amax(dim=0)
+    return unit_vectors(reduce(torch.add, (power_sum(x, peak, size, p) for x in features)))
 
 
 class ImportanceMapLoss(nn.Module):
@@ -101,51 +95,3 @@ class ImportanceMapLoss(nn.Module):
             target = importance_map(teachers, size, self.p)
         difference = importance_map(students, size, self.p) - target
         return difference.square().sum(dim=1).mean()
-
-
-def _largest(x: Tensor) -> Tensor:
-    """The largest absolute value of each item, (B, 1, ...), without a copy of ``x``."""
-    axes = tuple(range(1, x.ndim))
-    return torch.maximum(x.amax(axes, keepdim=True), -x.amin(axes, keepdim=True))
-
-
-class _PowerSum(torch.autograd.Function):
-    """``sum_c |x_c / peak|^p`` at ``size``, (B, 1, *size), a few channels at a time.
-
-    Keeps nothing but its input: the powers are computed again for the gradient, which costs less than their memory.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, peak: Tensor, size: tuple[int, ...], p: float) -> Tensor:
-        ctx.save_for_backward(x, peak)
-        ctx.size, ctx.p = size, p
-        total = x.new_zeros(x.shape[0], 1, *size)
-        for channels in _split(x, size):
-            total += _power_sum(channels, peak, size, p)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, peak = ctx.saved_tensors
-        result = torch.empty_like(x)
-        for channels, target in zip(_split(x, ctx.size), _split(result, ctx.size)):
-            with torch.enable_grad():
-                channels = channels.detach().requires_grad_()
-                power = _power_sum(channels, peak, ctx.size, ctx.p)
-            target.copy_(torch.autograd.grad(power, channels, gradient)[0])
-        return result, None, None, None
-
-
-def _split(x: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
-    """Parts of ``x`` along the channels that take ``_CHUNK_BYTES`` at ``size``, one channel at least."""
-    bytes_per_channel = x.shape[0] * math.prod(size) * x.element_size()
-    return x.split(max(1, _CHUNK_BYTES // bytes_per_channel), dim=1)
-
-
-def _power_sum(x: Tensor, peak: Tensor, size: Sequence[int], p: float) -> Tensor:
-    """``sum_c |x_c / peak|^p`` at ``size``, shape (B, 1, *size)."""
-    x = resize(x, size) / peak
-    # A square of a square costs a fraction of a general power.
-    powers = x.square().square() if p == 4 else x.abs().pow(p)
-    return powers.sum(dim=1, keepdim=True)

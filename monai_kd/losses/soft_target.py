@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from monai_kd.losses._common import check_same_shape, check_softmax_channels, check_temperature, masked_mean, promote
 
@@ -28,10 +31,20 @@ def soft_target_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, s
     check_same_shape(student, teacher)
     if not sigmoid:
         check_softmax_channels(student)
-    student = promote(student) / temperature
-    teacher = promote(teacher).detach() / temperature
-    divergence = _bernoulli_kl(student, teacher) if sigmoid else _categorical_kl(student, teacher)
-    return divergence * temperature**2
+    student, teacher = promote(student), promote(teacher).detach()
+    if sigmoid:
+        return _bernoulli_kl(student / temperature, teacher / temperature) * temperature**2
+    return categorical_kl(student, teacher, temperature, dim=1)
+
+
+def categorical_kl(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:
+    """KL(teacher || student) between softmax distributions along ``dim``, times ``temperature ** 2``.
+
+    Once differentiable: the gradient, the difference of both distributions, is computed with the value, and is all that
+    is kept.
+    """
+    divergence: Tensor = _CategoricalKL.apply(student, teacher, temperature, dim)
+    return divergence
 
 
 class SoftTargetLoss(nn.Module):
@@ -64,10 +77,23 @@ class SoftTargetLoss(nn.Module):
         return masked_mean(soft_target_kl(student, teacher, self.temperature, self.sigmoid), mask)
 
 
-def _categorical_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    log_p = F.log_softmax(student, dim=1)
-    log_q = F.log_softmax(teacher, dim=1)
-    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
+class _CategoricalKL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:
+        log_p = F.log_softmax(student / temperature, dim=dim)
+        log_q = F.log_softmax(teacher / temperature, dim=dim)
+        difference = log_q - log_p
+        q = log_q.exp_()
+        ctx.dim = dim
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(log_p.exp_().sub_(q).mul_(temperature))
+        return difference.mul_(q).sum(dim=dim).mul_(temperature**2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return gradient.unsqueeze(ctx.dim) * slope, None, None, None
 
 
 def _bernoulli_kl(student: Tensor, teacher: Tensor) -> Tensor:

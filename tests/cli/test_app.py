@@ -18,7 +18,7 @@ NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
 
 
 def test_the_commands():
-    assert NAMES == ["taps", "check", "distill", "compare", "report"]
+    assert NAMES == ["taps", "check", "distill", "compare", "report", "export", "predict"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in NAMES)])

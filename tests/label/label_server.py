@@ -67,13 +67,14 @@ class Server:
 
 
 @contextmanager
-def serve(app, studies, bundles, log):
-    """A server of the app's bundles for a folder of studies."""
+def serve(app, studies, models, log, **conf):
+    """A server of the app's bundles named ``models`` for a folder of studies; ``conf`` is what it is told beside."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ["monailabel", "start_server", "--app", str(app), "--studies", str(studies)]
-    words += ["--conf", "models", ",".join(bundles), "--conf", "zoo_source", "local", "--conf", "sam2", "false"]
+    for key, value in {"models": ",".join(models), "zoo_source": "local", "sam2": "false", **conf}.items():
+        words += ["--conf", key, str(value)]
     words += ["--host", "127.0.0.1", "--port", str(port)]
     running = Server(f"http://127.0.0.1:{port}", log)
     with log.open("w") as file:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from monai_kd.losses import importance_map as module
+from monai_kd.losses import _power_sum as module
 from monai_kd.losses.attention_transfer import attention_map
 from monai_kd.losses.importance_map import ImportanceMapLoss, importance_map
 

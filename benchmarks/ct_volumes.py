@@ -1,0 +1,44 @@
+"""The CT volumes that chains are measured on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from scipy.ndimage import zoom
+
+from benchmarks.students import scratch
+from monai_kd.data.ct_intensities import simulate_ct
+from monai_kd.data.ct_phantoms import abdomen_labels
+
+SMALL = "ct_small"
+FULL = ((512, 512, 200), (0.8, 0.8, 1.5))  # voxels, mm
+QUICK = ((80, 80, 32), (2.0, 2.0, 3.5))
+
+
+def volumes(quick: bool) -> dict[str, Path]:
+    """Names and files: a generated CT, and the one in ``MONAI_KD_DATA`` where that is set, if not ``quick``."""
+    size, spacing = QUICK if quick else FULL
+    found = {f"generated, {' x '.join(map(str, size))}": generated(size, spacing)}
+    root = os.environ.get("MONAI_KD_DATA")
+    if root and not quick and (path := Path(root, SMALL, "ct_1p5mm.nii.gz")).is_file():
+        found[f"{SMALL}, 120 x 126 x 164"] = path
+    return found
+
+
+def generated(size: tuple[int, int, int], spacing: tuple[float, float, float]) -> Path:
+    """A generated abdomen, enlarged twofold, with the noise of a scanner; made on first use."""
+    path = scratch() / "ct" / f"ct_{'_'.join(map(str, size))}.nii.gz"
+    if path.is_file():
+        return path
+    path.parent.mkdir(exist_ok=True)
+    half, wide = tuple(length // 2 for length in size), tuple(2 * step for step in spacing)
+    values = simulate_ct(abdomen_labels(0, half, wide), wide, 0, "kidney", "RAS").astype(np.float32)
+    values = zoom(values, [a / b for a, b in zip(size, half)], order=1)
+    values += np.random.default_rng(0).normal(0, 10, values.shape)
+    draft = path.with_name(f"draft_{path.name}")
+    nibabel.save(nibabel.Nifti1Image(values.round().astype(np.int16), np.diag([*spacing, 1.0])), draft)
+    draft.rename(path)
+    return path

@@ -1,0 +1,101 @@
+"""Exported students of the bundles with random weights: time and memory do not depend on what a network has learned."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle.config_parser import ConfigParser
+from torch import Tensor, nn
+
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+KIDNEY = "hlfd_kidney_tumor_segmentation"
+FOREGROUND = 0.02  # share of the voxels that a student with random weights says is not background
+
+
+def scratch() -> Path:
+    """A folder that all processes of a run share; ``python -m benchmarks`` makes and removes it."""
+    return Path(os.environ["BENCHMARKS_SCRATCH"])
+
+
+def bundle_network(bundle: str, name: str = "network_def", overrides: Mapping[str, Any] | None = None) -> nn.Module:
+    """A network of a bundle, with weights that are always the same."""
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLES / bundle / "configs" / "train.json"))
+    parser.update(dict(overrides or {}))
+    torch.manual_seed(0)
+    network: nn.Module = parser.get_parsed_content(name)
+    return network.eval().requires_grad_(False)
+
+
+def volume_overrides(window: int) -> dict[str, Any]:
+    """The kidney bundle at 1.5 mm with windows of this side, overlapping by a quarter."""
+    return {"patch_size": [window] * 3, "spacing": [1.5] * 3, "overlap": 0.25}
+
+
+def volume_network(role: str) -> nn.Module:
+    """Teacher or student of the kidney bundle; its background has a bias that leaves little of the rest."""
+    network = bundle_network(KIDNEY, {"teacher": "teacher_def", "student": "network_def"}[role])
+    answer: Tensor = network(torch.randn(1, 1, 32, 32, 32).cumsum(2).cumsum(3).cumsum(4) / 300)
+    margin = (answer[:, 1:].amax(dim=1) - answer[:, 0]).flatten().quantile(1 - FOREGROUND)
+    head = network.get_submodule("output_block.conv.conv")
+    head.bias[0] += margin  # type: ignore[operator, index]
+    return network
+
+
+def volume_student(window: int, precision: str = "f32") -> Path:
+    """The exported student of the kidney bundle."""
+    return _exported(KIDNEY, precision, volume_network("student"), volume_overrides(window), f"_{window}")
+
+
+def picture_student(bundle: str, precision: str = "f32", size: int | None = None) -> Path:
+    """The exported student of a bundle for pictures."""
+    overrides = {} if size is None else {"image_size": size}
+    return _exported(bundle, precision, bundle_network(bundle), overrides, "" if size is None else f"_{size}")
+
+
+def precisions() -> tuple[str, ...]:
+    """What OpenVINO computes in on this processor."""
+    from monai_kd.export.openvino_ir import computes_bf16
+
+    return ("f32", "bf16", "int8") if computes_bf16() else ("f32", "int8")
+
+
+def _exported(bundle: str, precision: str, network: nn.Module, overrides: Mapping[str, Any], suffix: str) -> Path:
+    """The folder, made on first use; for bf16 the runtime takes that of f32."""
+    from monai_kd.export import export_bundle
+
+    root = scratch() / f"{bundle}{suffix}"
+    folder = root / ("int8" if precision == "int8" else "f32")
+    if folder.is_dir():
+        return folder
+    if precision == "int8":
+        _quantize(_exported(bundle, "f32", network, overrides, suffix), folder, network)
+        return folder
+    root.mkdir(exist_ok=True)
+    torch.save(network.state_dict(), root / "model.pt")
+    nowhere = {"ckpt_dir": str(root), "dataset_dir": str(root / "no data")}
+    export_bundle(BUNDLES / bundle, folder, overrides={**overrides, **nowhere})
+    return folder
+
+
+def _quantize(source: Path, folder: Path, network: nn.Module) -> None:
+    """The int8 form of an exported folder, calibrated on noise: good for its time alone."""
+    from monai_kd.export.cases import noise
+    from monai_kd.export.quantize import quantize_ir
+    from monai_kd.runtime.description import sha256
+
+    draft = folder.with_name("int8_draft")
+    shutil.copytree(source, draft)
+    content = json.loads((draft / "export.json").read_text())
+    shape: Sequence[int] = content["input"]["spatial_shape"]
+    quantize_ir(draft, network, list(noise(2, content["input"]["channels"], shape)), {})
+    content["precision"] = "int8"
+    content["checksums"] |= {name: sha256(draft / name) for name in ("model.xml", "model.bin")}
+    (draft / "export.json").write_text(json.dumps(content))
+    draft.rename(folder)

@@ -1,0 +1,1 @@
+"""Parts of the app; MONAI Label loads them by this name."""

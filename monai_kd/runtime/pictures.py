@@ -1,0 +1,134 @@
+"""A picture to a mask at its own size, or to the probabilities of classes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from monai_kd._files import save_whole
+from monai_kd.runtime.decisions import decide, probabilities
+from monai_kd.runtime.description import ExportError, reading_pipeline
+from monai_kd.runtime.exported import ExportedModel
+from monai_kd.runtime.resizing import resize_area, resize_bilinear
+
+__all__ = ["LoadedPicture", "PictureStudent"]
+
+_CHANNELS = {"RGB": 3, "L": 1}
+_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+_RESIZE: dict[str, Callable[[np.ndarray, tuple[int, int]], np.ndarray]] = {
+    "area": resize_area,
+    "bilinear": resize_bilinear,
+}
+
+
+@dataclass(frozen=True)
+class LoadedPicture:
+    """A picture as the network takes it, float32, (1, C, H, W), and its own height and width."""
+
+    image: np.ndarray
+    size: tuple[int, int]
+
+
+class PictureStudent:
+    """An exported student that answers for pictures: a mask, or the probabilities of classes.
+
+    A picture is decoded, resized as by MONAI's ``Resized`` (bilinear without antialiasing, or area) and normalised.
+    Masks are decided after the network's answer was resized to the picture's size, as the bundle's ``inference.json``
+    does: 255 where a single class is, else the index of the class.
+
+    Args:
+        model: the exported network, with a pipeline of the kind "picture".
+
+    Raises:
+        ExportError: the pipeline is not one for pictures, or has what this version does not know.
+    """
+
+    endings = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+    postfix = ".png"
+
+    def __init__(self, model: ExportedModel) -> None:
+        export = model.description
+        self.model = model
+        self.classifies = export.task == "classification"
+        with reading_pipeline(export) as pipeline:
+            self._read(pipeline)
+        if self._size != export.spatial_shape or len(self._mean) != export.in_channels:
+            raise ExportError(
+                f"the network was exported for {export.in_channels} channels of {export.spatial_shape}, its pipeline "
+                f"gives {len(self._mean)} of {self._size}; export the bundle again."
+            )
+        if not self.classifies:
+            self._decide = decide(export, pipeline.get("threshold"))
+            return
+        names = list(pipeline.get("class_names") or export.labels.values())
+        if len(names) != export.out_channels or len(set(names)) != len(names):
+            raise ExportError(f"expected {export.out_channels} different class names, got {names}; export again.")
+        self.class_names = tuple(str(name) for name in names)
+
+    def load(self, path: Path) -> LoadedPicture:
+        """Decode a picture and bring it to the network's size and values.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is no picture.
+        """
+        with Image.open(path, formats=_FORMATS) as file:
+            pixels = np.asarray(file.convert(self._channels))
+        size = (pixels.shape[0], pixels.shape[1])
+        pixels = pixels.reshape(*size, -1)
+        image = _RESIZE[self._resize](pixels, self._size) if size != self._size else pixels.astype(np.float32)
+        if self._whole:
+            np.trunc(image, out=image)
+        image -= self._mean
+        image /= self._std
+        return LoadedPicture(np.ascontiguousarray(image.transpose(2, 0, 1))[None], size)
+
+    def infer(self, loaded: LoadedPicture) -> np.ndarray:
+        """A mask (H, W), uint8, at the picture's own size, or the probabilities (classes,) of a classification."""
+        answer = self.model(loaded.image)
+        if self.classifies:
+            return np.asarray(probabilities(answer, self.model.description.activation)[0])
+        answer = answer[0].transpose(1, 2, 0)
+        if loaded.size != self._size:
+            answer = _RESIZE[self._resize](answer, loaded.size)
+        mask = self._decide(answer.transpose(2, 0, 1))
+        return mask * np.uint8(255) if answer.shape[2] == 1 else mask
+
+    def save(self, mask: np.ndarray, loaded: LoadedPicture, target: Path) -> None:
+        """Write a mask, whole or not at all."""
+        content = io.BytesIO()
+        Image.fromarray(mask).save(content, format="PNG")
+        save_whole(target, lambda file: file.write(content.getbuffer()))
+
+    def _read(self, pipeline: Mapping[str, Any]) -> None:
+        known = {
+            "kind", "channels", "size", "resize", "cast", "mean", "std", "threshold", "class_names",
+        }  # fmt: skip
+        if unknown := sorted(pipeline.keys() - known):
+            raise ValueError(f"unknown: {', '.join(unknown)}; update monai_kd")
+        for key, allowed in (
+            ("kind", ("picture",)),
+            ("channels", tuple(_CHANNELS)),
+            ("resize", tuple(_RESIZE)),
+            ("cast", ("uint8", None)),
+        ):
+            value = pipeline.get(key) if key == "cast" else pipeline[key]
+            if value not in allowed:
+                raise ValueError(f"{key} must be one of {', '.join(map(str, allowed))}, got {value!r}; update monai_kd")
+        self._channels = str(pipeline["channels"])
+        self._resize = str(pipeline["resize"])
+        self._whole = pipeline.get("cast") == "uint8"  # values lose their fraction after the resizing
+        height, width = pipeline["size"]
+        self._size = (int(height), int(width))
+        self._mean = np.asarray(pipeline["mean"], dtype=np.float32)
+        self._std = np.asarray(pipeline["std"], dtype=np.float32)
+        if self._mean.shape != (_CHANNELS[self._channels],) or self._std.shape != self._mean.shape:
+            raise ValueError(f"mean and std must have {_CHANNELS[self._channels]} numbers, one a channel")
+        if not (self._std > 0).all():
+            raise ValueError(f"std must be positive, got {self._std.tolist()}")

@@ -1,0 +1,168 @@
+"""Pictures get the values, masks and classes that MONAI's chains of the 2D bundles give them."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import (
+    Activationsd,
+    AsDiscreted,
+    CastToTyped,
+    Compose,
+    EnsureChannelFirstd,
+    Invertd,
+    LoadImaged,
+    NormalizeIntensityd,
+    Resized,
+    Transposed,
+)
+from PIL import Image
+from torch import nn
+
+from monai_kd.data import endoscopy_frame
+from monai_kd.runtime import ExportError, PictureStudent, load_exported
+
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+SIZE = (48, 48)
+PIPELINE = {"kind": "picture", "channels": "RGB", "size": list(SIZE), "resize": "bilinear", "mean": MEAN, "std": STD}
+NAMES = ["a", "b", "c", "d"]
+
+
+def segmenter(classes=1):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 5, padding=2), nn.Tanh(), nn.Conv2d(4, classes, 3, padding=1, bias=False))
+    nn.init.normal_(net[2].weight)
+    return net
+
+
+def classifier():
+    torch.manual_seed(0)
+    features = (nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*features, nn.Linear(8, 4))
+
+
+def picture(path, size=(90, 117)):
+    coarse = np.random.default_rng(0).integers(0, 256, (9, 11, 3)).astype(np.uint8)
+    Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def there(mode, cast):
+    return Compose(
+        [
+            LoadImaged("image", reader="PILReader", converter=operator.methodcaller("convert", "RGB")),
+            EnsureChannelFirstd("image"),
+            Transposed("image", indices=[0, 2, 1]),
+            Resized("image", spatial_size=SIZE, mode=mode),
+            *([CastToTyped("image", dtype=np.uint8)] if cast else []),
+            NormalizeIntensityd("image", subtrahend=np.float32(MEAN), divisor=np.float32(STD), channel_wise=True),
+        ]
+    )
+
+
+def student(folder):
+    return PictureStudent(load_exported(folder, num_threads=1))
+
+
+@pytest.mark.parametrize("size", [(90, 117), (31, 40), SIZE])
+@pytest.mark.parametrize(("mode", "cast"), [("bilinear", None), ("area", "uint8"), ("area", None)])
+def test_the_network_sees_what_monai_shows_it(export_network, tmp_path, size, mode, cast):
+    path = picture(tmp_path / "a.png", size)
+    folder = export_network(
+        classifier(), (3, *SIZE), pipeline=PIPELINE | {"resize": mode, "cast": cast, "class_names": NAMES}
+    )
+    expected = there(mode, cast)({"image": str(path)})["image"].numpy()
+    np.testing.assert_allclose(student(folder).load(path).image[0], expected, atol=1e-4)
+
+
+def by_monai(path, threshold=0.5):
+    chain = there("bilinear", None)
+    item = chain({"image": str(path)})
+    with torch.no_grad():
+        item["pred"] = segmenter()(item["image"][None])[0]
+    item = Invertd("pred", chain, orig_keys="image", nearest_interp=False, to_tensor=True)(item)
+    item = AsDiscreted("pred", threshold=threshold)(Activationsd("pred", sigmoid=True)(item))
+    return item["pred"][0].numpy().T  # its axes are those of PIL
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7])
+def test_mask_is_monais(export_network, tmp_path, threshold):
+    path = picture(tmp_path / "a.png")
+    output = {"channels": 1, "activation": "sigmoid"}
+    folder = export_network(segmenter(), (3, *SIZE), pipeline=PIPELINE | {"threshold": threshold}, output=output)
+    one = student(folder)
+    loaded = one.load(path)
+    one.save(one.infer(loaded), loaded, tmp_path / "mask.png")
+    mask = np.asarray(Image.open(tmp_path / "mask.png"))
+    assert mask.shape == (90, 117)
+    assert set(np.unique(mask)) == {0, 255}
+    assert (mask == by_monai(path, threshold) * 255).mean() >= 0.9999
+
+
+def test_several_classes_give_their_numbers(export_network, tmp_path):
+    folder = export_network(segmenter(3), (3, *SIZE), pipeline=PIPELINE)
+    one = student(folder)
+    loaded = one.load(picture(tmp_path / "a.png", SIZE))
+    with torch.no_grad():
+        expected = segmenter(3)(torch.from_numpy(loaded.image)).argmax(1)[0].numpy()
+    assert (one.infer(loaded) == expected).mean() >= 0.999
+
+
+def test_probabilities_are_the_networks(export_network, tmp_path):
+    folder = export_network(classifier(), (3, *SIZE), pipeline=PIPELINE | {"resize": "area", "class_names": NAMES})
+    one = student(folder)
+    loaded = one.load(picture(tmp_path / "a.jpg"))
+    with torch.no_grad():
+        expected = classifier()(torch.from_numpy(loaded.image)).softmax(1)[0].numpy()
+    np.testing.assert_allclose(one.infer(loaded), expected, atol=1e-5)
+    assert one.class_names == tuple(NAMES)
+
+
+def test_grey_pictures(export_network, tmp_path):
+    words = PIPELINE | {"channels": "L", "mean": [100.0], "std": [50.0]}
+    folder = export_network(
+        nn.Conv2d(1, 1, 3, padding=1), (1, *SIZE), pipeline=words, output={"channels": 1, "activation": None}
+    )
+    assert student(folder).load(picture(tmp_path / "a.png")).image.shape == (1, 1, *SIZE)
+
+
+def test_a_drawn_frame(export_network, tmp_path):
+    Image.fromarray(endoscopy_frame(6)).save(tmp_path / "a.png")
+    folder = export_network(segmenter(), (3, *SIZE), pipeline=PIPELINE, output={"channels": 1, "activation": "sigmoid"})
+    one = student(folder)
+    assert (one.infer(one.load(tmp_path / "a.png")) == by_monai(tmp_path / "a.png") * 255).mean() >= 0.9999
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"resize": "bicubic"}, "resize must be one of area, bilinear, got 'bicubic'"),
+        ({"channels": "CMYK"}, "channels must be one of RGB, L"),
+        ({"crop": 3}, "unknown: crop"),
+        ({"mean": [0.0]}, "3 numbers"),
+        ({"std": [1.0, 0.0, 1.0]}, "std must be positive"),
+        ({"size": [32, 32]}, "was exported for"),
+        ({"mean": ...}, "lacks 'mean'"),
+        ({"class_names": ["a", "a", "b", "c"]}, "4 different class names"),
+    ],
+)
+def test_pipelines_that_are_not_known_are_refused(export_network, changes, said):
+    words = {key: value for key, value in (PIPELINE | {"class_names": NAMES} | changes).items() if value is not ...}
+    with pytest.raises(ExportError, match=said):
+        student(export_network(classifier(), (3, *SIZE), pipeline=words))
+
+
+def test_what_is_no_picture_is_refused(export_network, tmp_path):
+    one = student(
+        export_network(segmenter(), (3, *SIZE), pipeline=PIPELINE, output={"channels": 1, "activation": None})
+    )
+    (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
+    with pytest.raises(OSError, match="cannot identify"):
+        one.load(tmp_path / "a.png")
+    whole = picture(tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(OSError, match="truncated"):
+        one.load(tmp_path / "b.png")

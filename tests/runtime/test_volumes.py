@@ -1,0 +1,249 @@
+"""A volume gets the labels that MONAI's chain of the CT bundles gives it."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.data import decollate_batch
+from monai.inferers import SlidingWindowInferer
+from monai.transforms import (
+    AsDiscreted,
+    Compose,
+    EnsureChannelFirstd,
+    Invertd,
+    LoadImaged,
+    Orientationd,
+    ScaleIntensityRanged,
+)
+from scipy.ndimage import gaussian_filter
+from torch import nn
+
+from monai_kd.data import SafeSpacingd
+from monai_kd.runtime import ExportError, VolumeStudent, load_exported
+
+ROI = (24, 24, 24)
+PIPELINE = {
+    "kind": "volume",
+    "orientation": "RAS",
+    "spacing": [1.6, 1.6, 1.6],
+    "intensity": [{"op": "clip", "min": -200, "max": 300}, {"op": "scale", "factor": 0.004, "offset": -0.2}],
+    "pad_value": -1.0,
+    "roi_size": list(ROI),
+    "overlap": 0.5,
+    "mode": "gaussian",
+    "sw_batch_size": 1,
+    "exact_borders": False,
+}
+AFFINE = np.array([[0, 0, -0.73, 90], [0, -0.73, 0, 70], [-2.57, 0, 0, 30], [0, 0, 0, 1]])
+
+
+def network(classes=3):
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Conv3d(1, 6, 5, padding=2), nn.ReLU(), nn.Conv3d(6, classes, 3, padding=1))
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return net
+
+
+def write_volume(path, shape=(26, 70, 61), affine=AFFINE):
+    noise = np.random.default_rng(0).standard_normal(shape)
+    image = gaussian_filter(noise, [2 / step for step in np.linalg.norm(affine[:3, :3], axis=0)])
+    image = np.round(image / image.std() * 150 + 50).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(image, affine), path)
+    return path
+
+
+def by_monai(path, before_argmax):
+    """What inference.json of the CT bundles does; ``before_argmax``: to the answer before labels are decided."""
+    there = Compose(
+        [
+            LoadImaged("image"),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", axcodes="RAS", labels=None),
+            SafeSpacingd("image", pixdim=(1.6, 1.6, 1.6), mode="bilinear", dtype=np.float32),
+            ScaleIntensityRanged("image", -200.0, 300.0, -1.0, 1.0, clip=True),
+        ]
+    )
+    item = there({"image": str(path)})
+    inferer = SlidingWindowInferer(ROI, overlap=0.5, mode="gaussian", cval=-1.0)
+    with torch.no_grad():
+        item["pred"] = inferer(item["image"][None], network())
+    item["pred"] = decollate_batch(item["pred"])[0]
+    back = Invertd("pred", there, orig_keys="image", nearest_interp=not before_argmax, to_tensor=True)
+    decide = AsDiscreted("pred", argmax=True)
+    return Compose([back, decide] if before_argmax else [decide, back])(item)["pred"][0].numpy()
+
+
+def student(folder, **options):
+    return VolumeStudent(load_exported(folder, num_threads=1), **options)
+
+
+@pytest.fixture
+def folder(export_network):
+    return export_network(network(), (1, *ROI), pipeline=PIPELINE)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_labels_are_monais(folder, tmp_path, exact):
+    path = write_volume(tmp_path / "a.nii.gz")
+    one = student(folder, exact_borders=exact)
+    labels = one.infer(one.load(path))
+    expected = by_monai(path, before_argmax=exact)
+    assert labels.dtype == np.uint8
+    assert {0, 1, 2} == set(np.unique(labels))
+    assert (labels == expected).mean() >= 0.9999
+
+
+def test_a_volume_smaller_than_a_window(folder, tmp_path):
+    path = write_volume(tmp_path / "a.nii.gz", shape=(9, 30, 28))
+    one = student(folder, exact_borders=True)
+    assert (one.infer(one.load(path)) == by_monai(path, before_argmax=True)).mean() >= 0.9999
+
+
+def test_labels_are_saved_where_the_volume_lies(folder, tmp_path):
+    path = write_volume(tmp_path / "a.nii.gz")
+    one = student(folder)
+    loaded = one.load(path)
+    labels = one.infer(loaded)
+    one.save(labels, loaded, tmp_path / "b.nii.gz")
+    made = nibabel.load(tmp_path / "b.nii.gz")
+    np.testing.assert_allclose(made.affine, AFFINE, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(made.dataobj), labels)
+
+
+def test_one_class_with_a_threshold(export_network, tmp_path):
+    folder = export_network(
+        network(1), (1, *ROI), pipeline=PIPELINE | {"threshold": 0.9}, output={"channels": 1, "activation": "sigmoid"}
+    )
+    path = write_volume(tmp_path / "a.nii.gz")
+    one, lower = student(folder), student(folder)
+    lower._decide = lambda answer: (answer[0] >= 0).astype(np.uint8)
+    high, low = one.infer(one.load(path)), lower.infer(lower.load(path))
+    assert set(np.unique(high)) == {0, 1}
+    assert 0 < high.sum() < low.sum()
+    assert not (high > low).any()
+
+
+# The coarse look first.
+
+
+class Bright(nn.Module):
+    """Class 1 where it is bright: an answer that does not depend on the neighbours."""
+
+    def forward(self, x):
+        return torch.cat([-x, x], dim=1)
+
+
+@pytest.fixture
+def bright(export_network):
+    output = {"channels": 2, "activation": "softmax"}
+    return export_network(Bright(), (1, *ROI), pipeline=PIPELINE | {"overlap": 0.25}, output=output)
+
+
+def with_organs(path, places, shape=(60, 90, 90)):
+    image = np.full(shape, -200, dtype=np.int16)
+    for place in places:
+        image[tuple(slice(max(at - 5, 0), at + 5) for at in place)] = 300
+    nibabel.save(nibabel.Nifti1Image(image, np.diag([-2.0, -2.0, 2.0, 1.0])), path)
+    return path
+
+
+def count_windows(one, loaded):
+    seen = []
+    labels = one.infer(loaded, lambda boxes: seen.extend(boxes) or boxes)
+    return labels, len(seen)
+
+
+@pytest.mark.parametrize(
+    "places", [[(30, 45, 45)], [(3, 3, 3), (57, 86, 86)], [(30, 3, 86), (30, 86, 3), (10, 45, 45)]]
+)
+def test_a_coarse_look_loses_nothing_it_has_found(bright, tmp_path, places):
+    path = with_organs(tmp_path / "a.nii.gz", places)
+    whole, part = student(bright), student(bright, coarse_spacing=6.0, margin=8.0)
+    labels, all_windows = count_windows(whole, whole.load(path))
+    again, windows = count_windows(part, part.load(path))
+    np.testing.assert_array_equal(again, labels)
+    assert labels.sum() > 0
+    assert 0 < windows < all_windows
+
+
+def test_where_nothing_is_found_the_whole_volume_is_seen(bright, tmp_path):
+    path = with_organs(tmp_path / "a.nii.gz", [])
+    whole, part = student(bright), student(bright, coarse_spacing=6.0)
+    expected, got = (count_windows(one, one.load(path)) for one in (whole, part))
+    assert expected[1] == got[1]
+    assert not got[0].any()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_was_not_looked_at_is_background(export_network, tmp_path, exact):
+    class Always(nn.Module):
+        def forward(self, x):
+            return x + 1.5  # 0.5 where it is darkest: above the threshold of 0
+
+    output = {"channels": 1, "activation": "sigmoid"}
+    folder = export_network(Always(), (1, *ROI), pipeline=PIPELINE, output=output)
+    one = student(folder, coarse_spacing=6.0, margin=0.0, exact_borders=exact)
+    loaded = one.load(with_organs(tmp_path / "a.nii.gz", [(30, 45, 45)]))
+    grid, coarse = loaded.coarse
+    coarse[...] = -3
+    coarse[0, grid.shape[0] // 2, grid.shape[1] // 2, grid.shape[2] // 2] = 1
+    labels = one.infer(loaded)
+    assert labels[30, 45, 45] == 1
+    assert not labels[0].any()
+    assert not labels[:, :, -1].any()
+
+
+# What cannot be done.
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"orientation": ...}, "lacks 'orientation'"),
+        ({"denoise": 3}, "unknown: denoise; update monai_kd"),
+        ({"intensity": [{"op": "gamma"}]}, "unknown intensity operation 'gamma'"),
+        ({"roi_size": [24, 24]}, "three numbers"),
+        ({"roi_size": [24, 24, 32]}, "was exported for"),
+        ({"kind": "picture"}, "expected the kind 'volume'"),
+    ],
+)
+def test_pipelines_that_are_not_known_are_refused(export_network, changes, said):
+    pipeline = {key: value for key, value in (PIPELINE | changes).items() if value is not ...}
+    folder = export_network(network(), (1, *ROI), pipeline=pipeline)
+    with pytest.raises(ExportError, match=said):
+        student(folder)
+
+
+@pytest.mark.parametrize(("activation", "words"), [("sigmoid", {}), ("softmax", {"threshold": 0.5})])
+def test_classes_that_overlap_are_refused(export_network, activation, words):
+    output = {"channels": 3, "activation": activation}
+    folder = export_network(network(), (1, *ROI), pipeline=PIPELINE | words, output=output)
+    with pytest.raises(ExportError, match="may overlap"):
+        student(folder)
+
+
+@pytest.mark.parametrize(("activation", "words"), [("softmax", {}), ("sigmoid", {"threshold": 1.0})])
+def test_a_decision_that_is_none_is_refused(export_network, activation, words):
+    output = {"channels": 1, "activation": activation}
+    folder = export_network(network(1), (1, *ROI), pipeline=PIPELINE | words, output=output)
+    with pytest.raises(ExportError, match=r"constant|between 0 and 1"):
+        student(folder)
+
+
+def test_bad_volumes_are_refused(folder, tmp_path):
+    one = student(folder)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 8, 2), np.int16), np.eye(4)), tmp_path / "a.nii.gz")
+    with pytest.raises(ValueError, match="takes 1 channels, the volume has 2"):
+        one.load(tmp_path / "a.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.full((8, 8, 8), np.nan, np.float32), np.eye(4)), tmp_path / "b.nii.gz")
+    with pytest.raises(ValueError, match="not finite"):
+        one.load(tmp_path / "b.nii.gz")
+
+
+@pytest.mark.parametrize("options", [{"coarse_spacing": 0}, {"coarse_spacing": -6.0}, {"margin": -1.0}])
+def test_bad_lengths_are_refused(folder, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        student(folder, **options)
