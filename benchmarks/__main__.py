@@ -54,7 +54,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name:18} {summary(import_module(f'benchmarks.{name}'))}")
         return 0
     target = options.output or (Path("demo_output", "benchmarks") if options.quick else HERE / "results")
-    target.mkdir(parents=True, exist_ok=True)
     failed = []
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
         os.environ["BENCHMARKS_SCRATCH"] = scratch  # what several processes share, such as an exported student
@@ -66,11 +65,13 @@ def main(arguments: list[str] | None = None) -> int:
                 failed.append(name)
                 print(f"    failed: {type(error).__name__}: {error}", flush=True)
                 continue
+            target.mkdir(parents=True, exist_ok=True)
             (target / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             for bar in record["bars"]:
                 print(f"    {bar['bar']:4} {bar['what']}: {bar['measured']}, {bar['limit']}", flush=True)
     from benchmarks.table import write_table
 
+    target.mkdir(parents=True, exist_ok=True)
     page = HERE / "RESULTS.md" if target == HERE / "results" else target / "RESULTS.md"
     write_table(target, page)
     print(f"{page} says what was measured.")

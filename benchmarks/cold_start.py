@@ -26,7 +26,7 @@ _STARTS = {
 
 def cases(quick: bool) -> list[Case]:
     forms = {name: _maker(code) for name, code in _STARTS.items()}
-    return [Case("start", forms, rounds=3 if quick else 9, memory=not quick)]
+    return [Case("start", forms, rounds=3 if quick else 9, memory=False)]
 
 
 def bars(found: Found) -> list[Bar]:

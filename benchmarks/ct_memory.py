@@ -6,7 +6,6 @@ student; libraries included, windows as the bundle has them but for the overlap,
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from benchmarks.comparing import Bar, Case, Found, memory_ratio
 from benchmarks.ct_volumes import QUICK, generated
+from benchmarks.processes import run_watched
 from benchmarks.students import BUNDLES, KIDNEY, scratch, volume_network, volume_overrides, volume_student
 
 BUNDLE, RUNTIME = "inference.json", "monai-kd predict"
@@ -44,13 +44,13 @@ def cases(quick: bool) -> list[Case]:
         command += ["--dataset_dir", str(_alone(generated(size, spacing)))]
         for key, value in changes.items():
             command += [f"--{key}", str(value)]
-        return lambda: _run(command)
+        return lambda: run_watched(command)
 
     def prepare_runtime() -> Callable[[], None]:
         folder, source = volume_student(window), _alone(generated(size, spacing))
         command = [sys.executable, "-W", "ignore", "-m", "monai_kd", "predict", str(folder), str(source)]
         command += ["--output", str(scratch() / "ct_memory_runtime")]
-        return lambda: _run(command)
+        return lambda: run_watched(command)
 
     forms = {BUNDLE: prepare_bundle, RUNTIME: prepare_runtime}
     return [Case(" x ".join(map(str, size)), forms, timed=False)]
@@ -69,7 +69,3 @@ def _alone(path: Path) -> Path:
     if not (folder / path.name).exists():
         (folder / path.name).hardlink_to(path)
     return folder
-
-
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,19 +1,20 @@
 """The largest memory of one form, in a process of its own: ``python -m benchmarks.memory NAME CASE FORM [--quick]``.
 
 What is printed, in megabytes, is how much the process's largest resident size grows over one step (Linux), or the
-largest resident size of a process that the step starts, whichever is more. Tensors go back to the system as soon as
-they are freed (``MALLOC_MMAP_THRESHOLD_``, of glibc), so that the figure is that of the tensors. What is loaded on
-first use does not count: the step runs once before.
+largest resident size of a process that the step starts and watches, whichever is more. Tensors go back to the system
+as soon as they are freed (``MALLOC_MMAP_THRESHOLD_``, of glibc), so that the figure is that of the tensors. What is
+loaded on first use does not count: the step runs once before.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+
+from benchmarks.processes import PEAKS, largest_megabytes
 
 THRESHOLD = "65536"
 
@@ -32,23 +33,13 @@ def main(arguments: list[str]) -> None:
     name, case, form = arguments[:3]
     cases = {one.name: one for one in import_module(f"benchmarks.{name}").cases("--quick" in arguments)}
     step = cases[case].forms[form]()
-    before = _peak_children()
     if form not in cases[case].once and cases[case].timed:
         step()
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the largest size so far
-    start = _largest()
+    start = largest_megabytes()
+    PEAKS.clear()
     step()
-    children = _peak_children()
-    print(max(_largest() - start, children if children > before else 0.0))
-
-
-def _largest() -> float:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
-
-
-def _peak_children() -> float:
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
+    print(max([largest_megabytes() - start, *PEAKS]))
 
 
 if __name__ == "__main__":

@@ -27,8 +27,7 @@ def resize_area(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         >>> resize_area(np.array([[[0], [4], [5], [6]]]), (1, 2)).ravel()
         array([2. , 5.5], dtype=float32)
     """
-    exact = np.int64 if picture.dtype.kind in "iu" else np.float64
-    sums = _sums(_sums(picture.astype(exact), size[0], 0), size[1], 1)
+    sums = _sums(_sums(picture, size[0], 0), size[1], 1)
     counts = np.multiply.outer(*(np.subtract(*_touched(new, old)[::-1]) for new, old in zip(size, picture.shape)))
     return np.asarray(sums / counts[..., None], dtype=np.float32)
 
@@ -59,7 +58,18 @@ def _touched(new: int, old: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sums(picture: np.ndarray, new: int, axis: int) -> np.ndarray:
+    """The sums of what each new pixel touches along an axis, of integers exact."""
     first, end = _touched(new, picture.shape[axis])
-    total = np.cumsum(picture, axis=axis)
-    total = np.insert(total, 0, 0, axis=axis)
-    return np.asarray(np.take(total, end, axis=axis) - np.take(total, first, axis=axis))
+    total: np.ndarray = np.take(picture, first, axis=axis).astype(_exact(picture, int((end - first).max())))
+    for further in range(1, int((end - first).max())):
+        where = np.flatnonzero(end - first > further)
+        part = slice(None) if len(where) == new else where  # a view costs less than a choice
+        total[(slice(None),) * axis + (part,)] += np.take(picture, (first + further)[where], axis=axis)
+    return total
+
+
+def _exact(picture: np.ndarray, count: int) -> type[np.generic]:
+    """A type that holds the sum of ``count`` of its values."""
+    if picture.dtype == np.uint8 and count < 1 << 23:
+        return np.int32
+    return np.int64 if picture.dtype.kind in "iu" else np.float64

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))  # the benchmarks are not part of the package
 
 from benchmarks.__main__ import NAMES, main, summary  # noqa: E402
 from benchmarks.comparing import Bar, Case, Form, Ratio, figure, measure, memory_ratio, ratio, slope  # noqa: E402
+from benchmarks.processes import PEAKS, largest_megabytes, run_watched  # noqa: E402
 from benchmarks.table import BARS, table, write_table  # noqa: E402
 
 
@@ -50,7 +51,18 @@ def record_of(**changes):
 def test_every_module_is_listed_or_shared(capsys):
     assert main(["--list"]) == 0
     listed = capsys.readouterr().out
-    shared = {"__init__", "__main__", "allocator", "comparing", "ct_volumes", "memory", "steps", "students", "table"}
+    shared = {
+        "__init__",
+        "__main__",
+        "allocator",
+        "comparing",
+        "ct_volumes",
+        "memory",
+        "processes",
+        "steps",
+        "students",
+        "table",
+    }
     modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert set(NAMES) == modules - shared
     for name in NAMES:
@@ -148,6 +160,17 @@ def test_slope_is_the_exponent():
     sizes = {"1": 1.0, "4": 4.0, "16": 16.0}
     forms = {name: Form([0.5 * size**1.5]) for name, size in sizes.items()}
     assert slope(forms, sizes) == pytest.approx(1.5)
+
+
+def test_a_process_is_watched_alone():
+    """Not as large as this one, which has torch."""
+    PEAKS.clear()
+    run_watched([sys.executable, "-c", "import time; x = bytearray(30_000_000); time.sleep(0.5)"])
+    if largest_megabytes() == 0:
+        pytest.skip("this system does not tell the size of a process")
+    assert 30 < PEAKS.pop() < 80
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        run_watched([sys.executable, "-c", "raise SystemExit(3)"])
 
 
 def test_memory():
