@@ -25,7 +25,9 @@ def megabytes_of(name: str, case: str, form: str, quick: bool) -> float | None:
         return None
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.memory", name, case, form]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": THRESHOLD}
-    done = subprocess.run(command + ["--quick"] * quick, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command + ["--quick"] * quick, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True
+    )
     return float(done.stdout.splitlines()[-1])
 
 

@@ -92,7 +92,7 @@ def _quantize(source: Path, folder: Path, network: nn.Module) -> None:
 
     draft = folder.with_name("int8_draft")
     shutil.copytree(source, draft)
-    content = json.loads((draft / "export.json").read_text())
+    content = json.loads((draft / "export.json").read_text(encoding="utf-8"))
     shape: Sequence[int] = content["input"]["spatial_shape"]
     quantize_ir(draft, network, list(noise(2, content["input"]["channels"], shape)), {})
     content["precision"] = "int8"

@@ -66,7 +66,7 @@ def test_nothing_is_left_to_be_filled_in(page):
 def test_quick_start_logs_its_terms():
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(SCRIPT)], capture_output=True, text=True, env=environment, timeout=120, check=False
+        [sys.executable, str(SCRIPT)], capture_output=True, encoding="utf-8", env=environment, timeout=120, check=False
     )
     log = done.stdout + done.stderr
     assert done.returncode == 0, log[-3000:]

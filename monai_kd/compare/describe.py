@@ -91,7 +91,7 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
         return None
 
     def ask(*words: str) -> str | None:
-        done = subprocess.run([git, "-C", str(folder), *words], capture_output=True, text=True, check=False)
+        done = subprocess.run([git, "-C", str(folder), *words], capture_output=True, encoding="utf-8", check=False)
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = ask("rev-parse", "HEAD")

@@ -59,7 +59,6 @@ def run_process(command: Sequence[str], log: Path, lock: int, watch: Callable[[s
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
             encoding="utf-8",
             errors="replace",
             env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},

@@ -24,7 +24,7 @@ from benchmarks.table import BARS, table, write_table  # noqa: E402
 def run(*arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=False)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_every_module_is_listed_or_shared(capsys):
 
 
 def test_a_quick_run_writes_json(quick):
-    record = json.loads((quick / "structure_loss.json").read_text())
+    record = json.loads((quick / "structure_loss.json").read_text(encoding="utf-8"))
     assert record["quick"] is True
     assert {row["form"] for row in record["rows"]} == {"direct", "ours"}
     assert all(row["seconds"] > 0 and math.isfinite(row["value"]) for row in record["rows"])
@@ -82,10 +82,10 @@ def test_a_quick_run_writes_json(quick):
 
 
 def test_the_page_is_made_of_the_json_alone(quick, tmp_path):
-    page = (quick / "RESULTS.md").read_text()
-    assert page == table([json.loads((quick / "structure_loss.json").read_text())])
+    page = (quick / "RESULTS.md").read_text(encoding="utf-8")
+    assert page == table([json.loads((quick / "structure_loss.json").read_text(encoding="utf-8"))])
     write_table(quick, tmp_path / "again.md")
-    assert (tmp_path / "again.md").read_text() == page
+    assert (tmp_path / "again.md").read_text(encoding="utf-8") == page
     assert "of a quick run" in page
 
 

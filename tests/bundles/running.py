@@ -80,7 +80,9 @@ class Bundle:
         for key, value in overrides.items():
             words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=environment
+        )
 
     def command(self, launcher, *names, **overrides):
         """Exit status, output, and the part of it meant as errors, of the run in processes of its own."""

@@ -74,7 +74,7 @@ def test_steps_are_those_of_the_eager_teacher(name, common, tmp_path):
 
 
 def test_it_is_a_small_override(name):
-    override = json.loads((BUNDLES / name / "configs" / OVERRIDE).read_text())
+    override = json.loads((BUNDLES / name / "configs" / OVERRIDE).read_text(encoding="utf-8"))
     assert override["teacher"]["_target_"] == "monai_kd.export.serve_teacher"
     assert {"teacher_exported_dir", "teacher_precision", "teacher_threads", "teacher_shapes"} <= override.keys()
     assert len(override) <= 6

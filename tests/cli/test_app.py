@@ -66,7 +66,7 @@ def test_version(capsys):
 
 def test_it_is_a_module_and_a_script():
     done = subprocess.run(
-        [sys.executable, "-m", "monai_kd", "--version"], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-m", "monai_kd", "--version"], capture_output=True, encoding="utf-8", check=True, timeout=120
     )
     assert done.stdout.strip() == f"monai-kd {__version__}"
     script = Path(sys.executable).parent / "monai-kd"
@@ -87,13 +87,13 @@ from monai_kd.cli.app import run
 assert run(["compare", "--help"]) == 0
 print("imported:", [name for name in ("torch", "monai", "numpy", "matplotlib") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, timeout=120)
     assert done.stdout.splitlines()[-1:] == ["imported: []"], done.stderr
 
 
 def test_without_the_extra_its_name_is_said():
     code = "import sys; sys.modules['typer'] = None; from monai_kd.cli import main; main(['--help'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, timeout=120)
     assert done.returncode == 1
     assert 'pip install "monai-kd[cli]"' in done.stderr
     assert "Traceback" not in done.stderr

@@ -40,7 +40,9 @@ def test_the_table_is_printed(words, tmp_path, capsys):
     assert "no validation cases were used: " in printed
     assert f"exported: {tmp_path / 'exported'}" in printed
     assert run([*words, "--to", "torchscript", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "exported" / "export.json").read_text())
+    assert json.loads(capsys.readouterr().out) == json.loads(
+        (tmp_path / "exported" / "export.json").read_text(encoding="utf-8")
+    )
 
 
 @pytest.mark.parametrize(

@@ -364,7 +364,7 @@ def test_command_line_help(capsys):
 @pytest.mark.slow
 def test_runs_as_a_module_without_warnings():
     command = [sys.executable, "-W", "error::RuntimeWarning:runpy", "-m", "monai_kd.data.ct_simulator", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     assert "RuntimeWarning" not in done.stderr
 

@@ -63,7 +63,7 @@ def test_every_bundle_in_every_format(name, to, bundle_of):
     done = export_bundle(**arguments, to=to)
     folder, said = done.folder, done.description
 
-    assert said == json.loads((folder / "export.json").read_text())
+    assert said == json.loads((folder / "export.json").read_text(encoding="utf-8"))
     assert files(folder) == sorted([*said["checksums"], "export.json"])
     for file, checksum in said["checksums"].items():
         assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == checksum
@@ -102,9 +102,11 @@ def test_the_default_network_of_a_small_bundle(bundle_of):
 def test_the_documents_are_inside(to, bundle_of):
     arguments, _ = bundle_of(ENDOSCOPY, configs=())
     folder = export_bundle(**arguments, to=to).folder
-    metadata, inference = (json.loads((folder / name).read_text()) for name in ("metadata.json", "inference.json"))
-    assert metadata == json.loads((arguments["bundle"] / "configs" / "metadata.json").read_text())
-    assert inference == json.loads((arguments["bundle"] / "configs" / "inference.json").read_text())
+    metadata, inference = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("metadata.json", "inference.json")
+    )
+    assert metadata == json.loads((arguments["bundle"] / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    assert inference == json.loads((arguments["bundle"] / "configs" / "inference.json").read_text(encoding="utf-8"))
     if to == "torchscript":
         _, found, others = load_net_with_metadata(str(folder / "model.ts"), more_extra_files=["inference.json"])
         assert {key: found[key] for key in metadata} == metadata
@@ -125,12 +127,12 @@ def test_the_documents_are_inside(to, bundle_of):
 def test_changes_are_embedded_and_folders_of_this_machine_are_not(bundle_of):
     arguments, _ = bundle_of(KIDNEY, spacing=[3.0, 3.0, 4.0])
     done = export_bundle(**arguments, to="torchscript")
-    embedded = json.loads((done.folder / "inference.json").read_text())
+    embedded = json.loads((done.folder / "inference.json").read_text(encoding="utf-8"))
     assert embedded["spacing"] == done.description["pipeline"]["spacing"] == [3.0, 3.0, 4.0]
     assert embedded["patch_size"] == done.description["input"]["spatial_shape"] == [32, 32, 32]
     for path in done.folder.glob("*.json"):
         if path.name != "export.json":  # which says what was looked for, in vain
-            assert str(arguments["bundle"].parent) not in path.read_text()
+            assert str(arguments["bundle"].parent) not in path.read_text(encoding="utf-8")
     assert embedded["dataset_dir"] == "/workspace/data/ct"
 
 
@@ -203,7 +205,7 @@ def test_int8_without_training_cases_is_refused(bundle_of, tmp_path):
 def test_without_a_score_of_the_bundle_labels_are_compared(polyp_bundle, monkeypatch):
     arguments, _ = polyp_bundle
     configuration = arguments["bundle"] / "configs" / "train.json"
-    content = json.loads(configuration.read_text())
+    content = json.loads(configuration.read_text(encoding="utf-8"))
     del content["validate"]["key_metric"]
     configuration.write_text(json.dumps(content))
     monkeypatch.setattr(exporting, "quantize_ir", lambda *_: None)
@@ -230,7 +232,7 @@ def test_other_outputs_refuse_the_export_and_keep_the_earlier_one(bundle_of, tmp
     with pytest.raises(VerificationError, match=r"relative_max must be at most 0.001 in f32(.|\n)*noise 1 +[\d.]+"):
         export_bundle(**arguments, to="torchscript")
     assert files(tmp_path) == before
-    assert json.loads((tmp_path / "exported" / "export.json").read_text()) == earlier
+    assert json.loads((tmp_path / "exported" / "export.json").read_text(encoding="utf-8")) == earlier
 
 
 def test_an_interrupted_export_leaves_nothing(bundle_of, tmp_path, monkeypatch):
@@ -324,7 +326,7 @@ def test_outputs_that_no_runtime_reads_are_refused(own_bundle, forward, reason):
 def test_an_open_input_size_must_be_said(own_bundle):
     arguments = own_bundle("y")
     path = arguments["bundle"] / "configs" / "metadata.json"
-    path.write_text(path.read_text().replace("[16, 16]", '["16*n", "16*n"]'))
+    path.write_text(path.read_text(encoding="utf-8").replace("[16, 16]", '["16*n", "16*n"]'))
     with pytest.raises(ValueError, match=r"leaves the size of its network's input open.*spatial_shape"):
         export_bundle(**arguments, to="torchscript")
     done = export_bundle(**arguments, to="torchscript", spatial_shape=(32, 32))

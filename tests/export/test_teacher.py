@@ -28,7 +28,7 @@ def files(folder):
 
 
 def said(folder):
-    return json.loads((folder / "teacher.json").read_text())
+    return json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
 
 
 def test_it_says_what_was_verified(tmp_path):

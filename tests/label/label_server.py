@@ -42,7 +42,7 @@ def environment():
 
 
 def command(*words):
-    done = subprocess.run([*map(str, words)], capture_output=True, text=True, env=environment(), check=False)
+    done = subprocess.run([*map(str, words)], capture_output=True, encoding="utf-8", env=environment(), check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 

@@ -186,7 +186,7 @@ def test_refused_at_the_start(studies, tmp_path, models, reason):
     torch.save({"weight": torch.zeros(1)}, tmp_path / FRAMES / "models" / "model.pt")
     done = subprocess.run(
         [Path(environment()["PATH"].split(":")[0]) / "python", "-c", code, ROOT / "label_app", studies],
-        capture_output=True, text=True, env=environment() | {"PYTHONDONTWRITEBYTECODE": "1"}, check=False,
+        capture_output=True, encoding="utf-8", env=environment() | {"PYTHONDONTWRITEBYTECODE": "1"}, check=False,
     )  # fmt: skip
     assert done.returncode != 0
     assert reason in done.stderr

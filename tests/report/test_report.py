@@ -259,7 +259,7 @@ def test_the_command_names_what_is_missing_for_pictures(pictures, capsys):
 
 def test_storing_an_evaluation_needs_nothing_of_the_page():
     code = "import sys; from monai_kd.report import save_evaluation; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     loaded = set(done.stdout.split())
     assert "monai_kd.report.evaluation" in loaded
     assert not loaded & {"monai_kd.report.page", "monai_kd.report.pictures", "matplotlib", "skimage", "sklearn"}
@@ -274,5 +274,5 @@ def test_every_public_name_of_the_report_is_there():
 
 def test_errors_are_readable_when_run_as_a_module(tmp_path):
     words = [sys.executable, "-m", "monai_kd.report", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)

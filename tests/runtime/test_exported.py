@@ -25,7 +25,7 @@ def images(count=3):
 
 
 def edit(folder, **changes):
-    content = json.loads((folder / "export.json").read_text()) | changes
+    content = json.loads((folder / "export.json").read_text(encoding="utf-8")) | changes
     (folder / "export.json").write_text(json.dumps(content))
 
 
@@ -158,7 +158,7 @@ def test_a_description_that_says_something_else(export_network, changes, said):
 
 def test_a_description_that_is_cut(export_network):
     folder = export_network(network(), SHAPE)
-    text = (folder / "export.json").read_text()
+    text = (folder / "export.json").read_text(encoding="utf-8")
     (folder / "export.json").write_text(text[: len(text) // 2])
     with pytest.raises(ExportError, match="cannot be read"):
         load_exported(folder)

@@ -36,7 +36,10 @@ print(*heard)
 def test_signals_are_heard(export_network):
     folder = export_network(nn.Conv2d(1, 2, 1), (1, 8, 8))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", IN_ANY_ORDER, str(folder)], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "ignore", "-c", IN_ANY_ORDER, str(folder)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, "a child\n"), done.stderr
 

@@ -25,7 +25,7 @@ sys.exit(status)
 
 def call(*words):
     words = [sys.executable, "-c", ALONE, *map(str, words)]
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(words, capture_output=True, encoding="utf-8", check=False, timeout=120)
 
 
 def picture_student(export_network):

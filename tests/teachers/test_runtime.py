@@ -294,7 +294,7 @@ def test_a_changed_or_missing_file_is_refused(exported, name):
 
 @pytest.mark.parametrize(("key", "value"), [("format", "2"), ("taps", None), ("shapes", 3)])
 def test_an_unreadable_description_is_refused(exported, key, value):
-    content = json.loads((exported / "teacher.json").read_text())
+    content = json.loads((exported / "teacher.json").read_text(encoding="utf-8"))
     (exported / "teacher.json").write_text(json.dumps(content | {key: value}))
     with pytest.raises(ExportError, match=r"teacher.json' cannot be read .*; export it again"):
         RuntimeTeacher(exported)

@@ -179,7 +179,7 @@ def test_runs_by_the_plain_command(zoo, distilled, tmp_path):
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(Path(monai_kd.__file__).parents[1])},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
