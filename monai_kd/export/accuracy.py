@@ -12,6 +12,7 @@ import torch
 from monai.data.dataloader import DataLoader
 from monai.data.dataset import Dataset
 from monai.engines.evaluator import SupervisedEvaluator
+from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from monai_kd._bundle_scripts import importable
@@ -123,6 +124,8 @@ def _score(student: StudentBundle, answer: Answer, count: int) -> tuple[str, flo
         try:
             for key in ("inferer", "postprocessing", "key_metric"):
                 parts[key] = parser.get_parsed_content(f"validate#{key}")
+            if isinstance(parts["inferer"], SlidingWindowInferer):
+                parts["inferer"].roi_size = student.spatial_shape  # the one size that an exported network takes
             with _without_logs():
                 evaluator = SupervisedEvaluator(
                     device=torch.device("cpu"),

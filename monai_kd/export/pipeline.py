@@ -252,12 +252,14 @@ def _scale_range(chain: _Chain, transform: Any) -> None:
 
 def _normalize(chain: _Chain, transform: Any) -> None:
     inner = transform.normalizer
-    if inner.subtrahend is None and inner.divisor is None and inner.nonzero:
-        chain.intensity.append({"op": "normalize_nonzero", "channel_wise": bool(inner.channel_wise)})
+    if inner.subtrahend is None and inner.divisor is None:
+        chain.intensity.append(
+            {"op": "normalize", "nonzero": bool(inner.nonzero), "channel_wise": bool(inner.channel_wise)}
+        )
         return
     if inner.nonzero or inner.subtrahend is None or inner.divisor is None:
         raise PipelineRefused(
-            "NormalizeIntensityd is known with subtrahend and divisor, or with nonzero and neither of them."
+            "NormalizeIntensityd is known with neither subtrahend nor divisor, or with both and without nonzero."
         )
     means, stds = (np.asarray(value, dtype=np.float64).ravel() for value in (inner.subtrahend, inner.divisor))
     if (stds <= 0).any() or (not inner.channel_wise and (means.size != 1 or stds.size != 1)):

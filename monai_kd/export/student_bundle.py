@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from monai.bundle.config_parser import ConfigParser
+from monai.bundle.utils import merge_kv
 from torch import nn
 
-from monai_kd._bundle_configs import read_config
+from monai_kd._bundle_configs import find_config, load_config, read_config
 from monai_kd._bundle_scripts import importable
 from monai_kd.checkpoints import load_weights
 from monai_kd.errors import root_cause
@@ -68,7 +69,7 @@ class StudentBundle:
 
 def read_student(
     bundle: str | Path,
-    checkpoint: str | Path = "model.pt",
+    checkpoint: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     configs: Sequence[str | Path] = (),
     spatial_shape: Sequence[int] | None = None,
@@ -77,7 +78,8 @@ def read_student(
 
     Args:
         bundle: its folder.
-        checkpoint: in the bundle's ``ckpt_dir`` (or ``models``), or a path.
+        checkpoint: in the bundle's ``ckpt_dir`` (or ``models``), or a path; by default the bundle's ``checkpoint``, or
+            ``model.pt`` where it names none.
         overrides: keys of the configuration.
         configs: files behind ``inference.json``, such as ``configs/demo.json``.
         spatial_shape: of the input, where the bundle leaves it open.
@@ -136,7 +138,10 @@ def _parser(
 ) -> ConfigParser:
     parser = ConfigParser()
     try:
-        parser.read_config([str(path) for path in (file, *files)])
+        parser.read_config(str(file))
+        for path in files:
+            for key, value in _changes(path, parser, root).items():
+                merge_kv(parser, key, value)
         for key, value in overrides.items():
             parser[key] = value
     except (KeyError, ValueError, FileNotFoundError) as error:
@@ -148,11 +153,25 @@ def _parser(
     return parser
 
 
+def _changes(path: Path, parser: ConfigParser, root: Path) -> Config:
+    """What a file changes here: a change within a part that only the training configuration has (``a#b``) is left out."""
+    changes = load_config(path)
+    if not isinstance(changes, dict):
+        raise ValueError(f"'{path}' holds a {type(changes).__name__}, expected a configuration by keys.")
+    training = read_config(root, "train")[1] if find_config(root, "train") else {}
+    kept = {}
+    for key, value in changes.items():
+        part = key.lstrip("+").replace("::", "#").split("#")[0]
+        if part in parser or part not in training or part == key:
+            kept[key if part in parser else key.lstrip("+")] = value
+    return kept
+
+
 def _portable(content: Config, parser: ConfigParser) -> Config:
-    """The configuration with its changes, without what belongs to this machine."""
+    """The configuration with its changes, without what belongs to this machine and its data."""
     merged: Config = copy.deepcopy(parser.get())
     merged.pop("_meta_", None)
-    own = {key for key in merged if key.endswith("_dir") or key in ("bundle_root", "device", "checkpoint")}
+    own = {key for key in merged if key.endswith("_dir") or key in ("bundle_root", "device", "checkpoint", "datalist")}
     kept = {key: value for key, value in merged.items() if key not in own or key in content}
     return {key: content[key] if key in own else value for key, value in kept.items()}
 
@@ -169,8 +188,11 @@ def _network(parser: ConfigParser, file: Path) -> nn.Module:
     return network.cpu()
 
 
-def _checkpoint(parser: ConfigParser, root: Path, checkpoint: str | Path) -> Path:
+def _checkpoint(parser: ConfigParser, root: Path, checkpoint: str | Path | None) -> Path:
     folder = Path(_value(parser, "ckpt_dir") or root / "models")
+    if checkpoint is None:
+        named = _value(parser, "checkpoint") if isinstance(parser.get("checkpoint"), str) else None
+        checkpoint = named if isinstance(named, str) else "model.pt"
     inside = folder / checkpoint
     return inside if inside.is_file() or not Path(checkpoint).is_file() else Path(checkpoint)
 

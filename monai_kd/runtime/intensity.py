@@ -16,8 +16,8 @@ def apply_intensity(volume: np.ndarray, operations: Sequence[Operation]) -> np.n
     """``volume`` (C, *spatial), float32, after all operations; it is changed in place.
 
     ``{"op": "clip", "min", "max"}``, ``{"op": "scale", "offset", "factor"}`` (``x * factor + offset``) and
-    ``{"op": "normalize_nonzero"}`` (to mean 0 and standard deviation 1 over what is not 0; ``"channel_wise": true``
-    channel by channel).
+    ``{"op": "normalize"}`` (to mean 0 and standard deviation 1; ``"nonzero": true`` over and of what is not 0,
+    ``"channel_wise": true`` channel by channel).
 
     Raises:
         ValueError: an operation is unknown or lacks a number.
@@ -53,16 +53,17 @@ def _scale(volume: np.ndarray, operation: Operation) -> None:
     volume += np.float32(operation["offset"])
 
 
-def _normalize_nonzero(volume: np.ndarray, operation: Operation) -> None:
+def _normalize(volume: np.ndarray, operation: Operation) -> None:
     for part in volume if operation.get("channel_wise", False) else (volume,):
-        values = part[part != 0]
+        where = part != 0 if operation.get("nonzero", False) else ...
+        values = part[where]
         if values.size:
             spread = float(values.std(dtype=np.float64)) or 1.0
-            part[part != 0] = (values - np.float32(values.mean(dtype=np.float64))) / np.float32(spread)
+            part[where] = (values - np.float32(values.mean(dtype=np.float64))) / np.float32(spread)
 
 
 _OPERATIONS: dict[str, tuple[Callable[[np.ndarray, Operation], None], tuple[str, ...]]] = {
     "clip": (_clip, ("min", "max")),
     "scale": (_scale, ("offset", "factor")),
-    "normalize_nonzero": (_normalize_nonzero, ()),
+    "normalize": (_normalize, ()),
 }

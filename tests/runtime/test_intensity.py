@@ -21,15 +21,17 @@ def test_window_is_monais():
     np.testing.assert_allclose(apply_intensity(volume(), words), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("nonzero", [True, False])
 @pytest.mark.parametrize("channel_wise", [True, False])
-def test_normalisation_is_monais(channel_wise):
-    expected = NormalizeIntensity(nonzero=True, channel_wise=channel_wise)(volume()).numpy()
-    words = [{"op": "normalize_nonzero", "channel_wise": channel_wise}]
+def test_normalisation_is_monais(channel_wise, nonzero):
+    expected = NormalizeIntensity(nonzero=nonzero, channel_wise=channel_wise)(volume()).numpy()
+    words = [{"op": "normalize", "nonzero": nonzero, "channel_wise": channel_wise}]
     np.testing.assert_allclose(apply_intensity(volume(), words), expected, atol=1e-5)
 
 
-def test_nothing_but_zeros_stays():
-    assert not apply_intensity(np.zeros((1, 2, 2, 2), np.float32), [{"op": "normalize_nonzero"}]).any()
+@pytest.mark.parametrize("nonzero", [True, False])
+def test_nothing_but_zeros_stays(nonzero):
+    assert not apply_intensity(np.zeros((1, 2, 2, 2), np.float32), [{"op": "normalize", "nonzero": nonzero}]).any()
 
 
 @pytest.mark.parametrize(
