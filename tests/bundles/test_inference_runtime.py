@@ -15,6 +15,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from torch import nn
 
+from monai_kd.data import make_polyp_frames
 from monai_kd.inferers import RuntimeNetwork
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +96,45 @@ def test_says_all_that_may_be_changed(bundle):
     override = read(bundle, "inference_runtime")
     assert {"exported_dir", "runtime", "precision", "num_threads"} <= override.keys()
     assert override["network_def"]["_target_"] == "monai_kd.inferers.RuntimeNetwork"
-    assert "load_weights" not in json.dumps(override)
-    # All other steps of the inference are kept.
-    kept = [step for step in read(bundle, "inference")["initialize"] if "load_weights" not in json.dumps(step)]
-    assert override["initialize"] == kept
+    assert override["weights"] is None
+
+
+@pytest.mark.parametrize("config", ["inference", "evaluate"])
+def test_weights_are_loaded_by_one_key(bundle, config):
+    """So that the override takes that step alone away; checks of the data stay."""
+    steps = read(bundle, config)["initialize"]
+    assert steps[-1] == "@weights"
+    assert "load_weights" not in json.dumps(steps)
+    assert "load_weights" in json.dumps(read(bundle, config)["weights"])
+
+
+def test_scores_the_exported_network(export_network, tmp_path):
+    """The same override behind ``evaluate.json``: the score is that of the masks of that network."""
+    bundle = ROOT / "bundles" / "kdas_polyp_segmentation"
+    make_polyp_frames(tmp_path / "frames", count=10, size=(40, 40))
+    always = nn.Conv2d(3, 1, 1)
+    nn.init.zeros_(always.weight)
+    nn.init.ones_(always.bias)
+    flow = ConfigWorkflow(
+        config_file=[
+            str(bundle / "configs" / f"{name}.json") for name in ("train", "demo", "evaluate", "inference_runtime")
+        ],
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(bundle),
+        dataset_dir=str(tmp_path / "frames"),
+        output_dir=str(tmp_path / "out"),
+        exported_dir=str(export_network(always, (3, 32, 32))),
+        num_threads=1,
+        num_workers=0,
+        image_size=32,
+        test_fraction=0.4,
+        test_split=None,
+    )
+    flow.initialize()
+    flow.run()
+    found = json.loads((tmp_path / "out" / "distilled.evaluation.json").read_text(encoding="utf-8"))
+    masks = [np.asarray(Image.open(path)) > 127 for path in (tmp_path / "frames" / "masks").iterdir()]
+    dice = [2 * mask.sum() / (mask.sum() + mask.size) for mask in masks]
+    assert min(dice) <= found["scores"]["meanDice"] <= max(dice)

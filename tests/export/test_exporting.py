@@ -15,6 +15,7 @@ from monai_kd.checkpoints import CheckpointError
 from monai_kd.data import make_polyp_frames
 from monai_kd.export import AccuracyError, NoCases, VerificationError, export_bundle, exporting
 from monai_kd.export.openvino_ir import computes_bf16, openvino_module
+from monai_kd.export.student_bundle import read_student
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -358,3 +359,27 @@ def test_pictures_give_the_bundles_answer_without_torch(polyp_bundle, tmp_path):
         size = (file.height, file.width)
     expected = torch.nn.functional.interpolate(logits, size, mode="bilinear")[0, 0].numpy() >= 0
     assert ((mask > 0) == expected).mean() > 0.999
+
+
+def test_a_training_recipe_changes_what_inference_has(bundle_of, tmp_path):
+    """Changes within parts that training alone has are left out; the list of files stays the bundle's own."""
+    arguments, _ = bundle_of(KIDNEY)
+    recipe = {"spacing": [2.0] * 3, "teacher_def#filters": [8], "train#crop_transforms": [], "datalist": "$no_list()"}
+    recipe |= {"+imports": ["$import math"], "intensity_transforms": []}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    arguments["configs"].append(tmp_path / "recipe.json")
+    student = read_student(arguments["bundle"], configs=arguments["configs"], overrides=arguments["overrides"])
+    assert student.pipeline["spacing"] == [2.0] * 3
+    assert student.pipeline["intensity"] == []
+    assert "train" not in student.inference
+    own = json.loads((arguments["bundle"] / "configs" / "inference.json").read_text(encoding="utf-8"))
+    assert student.inference["datalist"] == own["datalist"]
+    training = student.training()
+    assert training["teacher_def"]["filters"] == [8]
+
+
+def test_a_change_within_a_part_that_nobody_has_is_refused(bundle_of, tmp_path):
+    arguments, _ = bundle_of(KIDNEY)
+    (tmp_path / "recipe.json").write_text('{"taecher_def#filters": [8]}', encoding="utf-8")
+    with pytest.raises(ValueError, match="taecher_def"):
+        read_student(arguments["bundle"], configs=[tmp_path / "recipe.json"], overrides=arguments["overrides"])
