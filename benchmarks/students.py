@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 KIDNEY = "hlfd_kidney_tumor_segmentation"
+FAST = ("fast_student.json",)
 FOREGROUND = 0.02  # share of the voxels that a student with random weights says is not background
 
 
@@ -23,10 +24,12 @@ def scratch() -> Path:
     return Path(os.environ["BENCHMARKS_SCRATCH"])
 
 
-def bundle_network(bundle: str, name: str = "network_def", overrides: Mapping[str, Any] | None = None) -> nn.Module:
-    """A network of a bundle, with weights that are always the same."""
+def bundle_network(
+    bundle: str, name: str = "network_def", overrides: Mapping[str, Any] | None = None, configs: Sequence[str] = ()
+) -> nn.Module:
+    """A network of a bundle, with weights that are always the same; ``configs`` come behind ``train.json``."""
     parser = ConfigParser()
-    parser.read_config(str(BUNDLES / bundle / "configs" / "train.json"))
+    parser.read_config([str(BUNDLES / bundle / "configs" / file) for file in ("train.json", *configs)])
     parser.update(dict(overrides or {}))
     torch.manual_seed(0)
     network: nn.Module = parser.get_parsed_content(name)
@@ -39,18 +42,24 @@ def volume_overrides(window: int) -> dict[str, Any]:
 
 
 def volume_network(role: str) -> nn.Module:
-    """Teacher or student of the kidney bundle; its background has a bias that leaves little of the rest."""
-    network = bundle_network(KIDNEY, {"teacher": "teacher_def", "student": "network_def"}[role])
+    """ "teacher", "student" or "fast student" (of ``fast_student.json``) of the kidney bundle.
+
+    Its background has a bias that leaves little of the rest.
+    """
+    configs = FAST if role == "fast student" else ()
+    network = bundle_network(KIDNEY, "teacher_def" if role == "teacher" else "network_def", configs=configs)
     answer: Tensor = network(torch.randn(1, 1, 32, 32, 32).cumsum(2).cumsum(3).cumsum(4) / 300)
     margin = (answer[:, 1:].amax(dim=1) - answer[:, 0]).flatten().quantile(1 - FOREGROUND)
-    head = network.get_submodule("output_block.conv.conv")
-    head.bias[0] += margin  # type: ignore[operator, index]
+    *_, bias = network.get_submodule("output_block").parameters()
+    bias[: len(bias) // answer.shape[1]] += margin  # of each voxel that one position of the grid answers for
     return network
 
 
-def volume_student(window: int, precision: str = "f32") -> Path:
-    """The exported student of the kidney bundle."""
-    return _exported(KIDNEY, precision, volume_network("student"), volume_overrides(window), f"_{window}")
+def volume_student(window: int, precision: str = "f32", fast: bool = False) -> Path:
+    """The exported student of the kidney bundle; ``fast``: that of ``fast_student.json``."""
+    role, configs, suffix = ("fast student", FAST, "_fast") if fast else ("student", (), "")
+    network, overrides = volume_network(role), volume_overrides(window)
+    return _exported(KIDNEY, precision, network, overrides, f"{suffix}_{window}", configs)
 
 
 def picture_student(bundle: str, precision: str = "f32", size: int | None = None) -> Path:
@@ -66,7 +75,14 @@ def precisions() -> tuple[str, ...]:
     return ("f32", "bf16", "int8") if computes_bf16() else ("f32", "int8")
 
 
-def _exported(bundle: str, precision: str, network: nn.Module, overrides: Mapping[str, Any], suffix: str) -> Path:
+def _exported(
+    bundle: str,
+    precision: str,
+    network: nn.Module,
+    overrides: Mapping[str, Any],
+    suffix: str,
+    configs: Sequence[str] = (),
+) -> Path:
     """The folder, made on first use; for bf16 the runtime takes that of f32."""
     from monai_kd.export import export_bundle
 
@@ -75,12 +91,13 @@ def _exported(bundle: str, precision: str, network: nn.Module, overrides: Mappin
     if folder.is_dir():
         return folder
     if precision == "int8":
-        _quantize(_exported(bundle, "f32", network, overrides, suffix), folder, network)
+        _quantize(_exported(bundle, "f32", network, overrides, suffix, configs), folder, network)
         return folder
     root.mkdir(exist_ok=True)
     torch.save(network.state_dict(), root / "model.pt")
     nowhere = {"ckpt_dir": str(root), "dataset_dir": str(root / "no data")}
-    export_bundle(BUNDLES / bundle, folder, overrides={**overrides, **nowhere})
+    files = [BUNDLES / bundle / "configs" / file for file in configs]
+    export_bundle(BUNDLES / bundle, folder, checkpoint="model.pt", overrides={**overrides, **nowhere}, configs=files)
     return folder
 
 

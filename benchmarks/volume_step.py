@@ -3,8 +3,8 @@
 Two patches, the networks of the HLFD bundles without deep supervision. "student": its own step; "student + teacher":
 that and one frozen teacher forward, the least any online distillation can cost; "teacher's graph kept": the same
 losses in a loop that neither freezes the teacher nor leaves its graph out. "OpenVINO": the teacher, 16 times larger
-than the student, served by ``RuntimeTeacher``; "cached": answered by a ``CachedTeacher`` that has seen the patches.
-Weights are random.
+than the student, served by ``RuntimeTeacher``; "cached": answered by a ``CachedTeacher`` that has seen the patches;
+both with the soft targets alone too. Weights are random.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from monai_kd.teachers import CachedTeacher, RuntimeTeacher, Teacher
 
 WIDTHS = {"teacher": (32, 64, 128, 256, 320), "student": (8, 16, 32, 64, 80)}
 WEIGHT = 10.0
-SERVED, CACHED = "distilled, OpenVINO ", "distilled, cached"
+SERVED, CACHED, LOGITS = "distilled, OpenVINO ", "distilled, cached", "logits alone"
 
 
 def network(role: str) -> DynUNet:
@@ -38,22 +38,30 @@ def network(role: str) -> DynUNet:
 def cases(quick: bool) -> list[Case]:
     size = 32 if quick else 64
     served = [SERVED + precision for precision in precisions() if precision != "int8"]
+    rounds = 3 if quick else 9
     forms = {form: _maker(form, size) for form in (STUDENT, BOUND, OURS, *served, CACHED, KEPT)}
-    return [Case(f"2 x 1 x {size}^3", forms, rounds=3 if quick else 9)]
+    alone = {form: _maker(form, size, taps=0) for form in (STUDENT, BOUND, OURS, *served, CACHED)}
+    return [
+        Case(f"2 x 1 x {size}^3", forms, rounds),
+        Case(f"2 x 1 x {size}^3, {LOGITS}", alone, rounds, memory=False),
+    ]
 
 
 def bars(found: Found) -> list[Bar]:
-    (forms,) = found.values()
-    same = values_agree(forms, OURS, KEPT)
-    bf16 = SERVED + "bf16"
-    note = "This processor does not compute in bf16." if bf16 not in forms else TERMS
-    served = ratio(forms, bf16, STUDENT) if bf16 in forms else "not measured"
-    return [
-        *step_bars("3D, logits and four taps", forms, TERMS),
-        Bar("P1", "3D, relative difference of the losses", same, 1e-5, most=True),
-        Bar("P3", "3D, teacher in OpenVINO bf16, step / student's", served, 1.5, most=True, note=note),
-        Bar("P4", "3D, cached teacher, step / student's", ratio(forms, CACHED, STUDENT), 1.05, most=True, note=TERMS),
+    taps, logits = found.values()
+    result = [
+        *step_bars("3D, logits and four taps", taps, TERMS),
+        Bar("P1", "3D, relative difference of the losses", values_agree(taps, OURS, KEPT), 1e-5, most=True),
+        *step_bars("3D, logits", logits),
     ]
+    bf16 = SERVED + "bf16"
+    note = "This processor does not compute in bf16." if bf16 not in taps else TERMS
+    for what, forms in (("logits", logits), ("logits and four taps", taps)):
+        served = ratio(forms, bf16, STUDENT) if bf16 in forms else "not measured"
+        result.append(Bar("P3", f"3D, {what}, teacher in OpenVINO bf16, step / student's", served, 1.5, True, note))
+        cached = ratio(forms, CACHED, STUDENT)
+        result.append(Bar("P4", f"3D, {what}, cached teacher, step / student's", cached, 1.05, True, TERMS))
+    return result
 
 
 TERMS = (
@@ -62,11 +70,11 @@ TERMS = (
 )
 
 
-def _maker(form: str, size: int) -> Callable[[], Callable[[], float]]:
+def _maker(form: str, size: int, taps: int = 4) -> Callable[[], Callable[[], float]]:
     def prepare() -> Callable[[], float]:
         torch.manual_seed(0)
         student, teacher = network("student"), network("teacher")
-        layers = encoder_decoder_taps(student).encoder[:4]
+        layers = encoder_decoder_taps(student).encoder[:taps]
         soft, attention, task = SoftTargetLoss(), AttentionTransferLoss(), DiceCELoss(to_onehot_y=True, softmax=True)
         images = torch.randn(2, 1, size, size, size)
         labels = torch.randint(3, images.shape)
@@ -103,9 +111,9 @@ def _maker(form: str, size: int) -> Callable[[], Callable[[], float]]:
         distiller = Distiller(student, _teacher(form, frozen, layers, size), terms)
 
         def distilled() -> Tensor:
-            with FeatureTaps(student, distiller.student_taps) as taps:
+            with FeatureTaps(student, distiller.student_taps) as tapped:
                 output = student(images)
-                losses = distiller({"output": output, **taps.outputs()}, {"image": images})
+                losses = distiller({"output": output, **tapped.outputs()}, {"image": images})
             return task(output, labels) + distiller.total(losses, epoch=1)
 
         return check_teacher_apart(teacher, updating(list(student.parameters()), distilled))
@@ -115,13 +123,13 @@ def _maker(form: str, size: int) -> Callable[[], Callable[[], float]]:
 
 def _teacher(form: str, frozen: FrozenTeacher, layers: Sequence[str], size: int) -> Teacher:
     if form == CACHED:
-        return CachedTeacher(frozen, scratch() / "cache")
+        return CachedTeacher(frozen, scratch() / f"cache_{len(layers)}")
     if not form.startswith(SERVED):
         return frozen
     from monai_kd.export import export_teacher
 
     precision = form.removeprefix(SERVED)
-    folder = scratch() / f"teacher_{precision}"
+    folder = scratch() / f"teacher_{precision}_{len(layers)}"
     if not folder.is_dir():
         export_teacher(frozen.network, folder, [(1, size, size, size)], layers, precision)
     return RuntimeTeacher(folder, precision, num_threads=1)

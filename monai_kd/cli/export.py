@@ -24,9 +24,10 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier export is replaced.")],
     to: Annotated[str, typer.Option(help="torchscript, onnx or openvino.")] = "openvino",
     precision: Annotated[str, typer.Option(help="f32; of openvino also bf16 and int8.")] = "f32",
-    checkpoint: Annotated[str, typer.Option(help="The weights: a file in the bundle's ckpt_dir, or a path.")] = (
-        "model.pt"
-    ),
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="The weights: a file in the bundle's ckpt_dir, or a path; the bundle's own by default."),
+    ] = None,
     config: Annotated[
         list[Path] | None, typer.Option(help="A file behind inference.json, such as configs/demo.json; repeat it.")
     ] = None,
@@ -36,8 +37,12 @@ def command(
     spatial_shape: Annotated[
         str | None, typer.Option(metavar="SIZES", help="Of the input, such as 96,96,96, if the bundle leaves it open.")
     ] = None,
-    calibration_inputs: Annotated[int, typer.Option(help="Of int8: windows of training cases.", min=1)] = 16,
-    validation_cases: Annotated[int, typer.Option(help="Of int8: cases that it is scored on.", min=1)] = 16,
+    calibration_inputs: Annotated[
+        int | None, typer.Option(help="Of int8: windows of training cases; else 16 of volumes, 128 of pictures.", min=1)
+    ] = None,
+    validation_cases: Annotated[
+        int | None, typer.Option(help="Of int8: cases that it is scored on; else 16 volumes, 256 pictures.", min=1)
+    ] = None,
     max_drop: Annotated[float, typer.Option(help="Of int8: the most that its score may be lower.", min=0)] = 0.005,
     as_json: Annotated[bool, typer.Option("--json", help="Print export.json.")] = False,
 ) -> None:

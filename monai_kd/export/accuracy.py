@@ -12,7 +12,7 @@ import torch
 from monai.data.dataloader import DataLoader
 from monai.data.dataset import Dataset
 from monai.engines.evaluator import SupervisedEvaluator
-from monai.inferers import SlidingWindowInferer
+from monai.inferers.inferer import SlidingWindowInferer
 from torch import Tensor, nn
 
 from monai_kd._bundle_scripts import importable
@@ -77,7 +77,7 @@ def compare_accuracy(
         student: the bundle.
         before: the network in float32.
         after: the exported one.
-        cases: how many validation cases to take, from the first.
+        cases: how many validation cases to take, spread over their list.
         max_drop: the most that the score may be lower.
         samples: inputs for the comparison of labels.
 
@@ -115,7 +115,7 @@ class _Exported(nn.Module):
 def _score(student: StudentBundle, answer: Answer, count: int) -> tuple[str, float, int]:
     """Name and value of the bundle's key metric, and the number of cases."""
     with open_cases(student, "validation") as cases, importable(student.root):
-        items = list(cases.items)[:count]
+        items = [cases.items[place] for place in cases.spread(count)]
         parser = student.training()
         parts = {}
         for key in ("inferer", "postprocessing", "key_metric"):

@@ -55,18 +55,20 @@ class Cases:
     ) -> Iterator[Sample]:
         """Up to ``count`` inputs of (1, ``channels``, *``shape``), at most ``each`` windows of a case.
 
-        Of a case larger than the network's input, windows are taken from the most varied to the emptiest.
+        Cases are spread over the list, for lists are often sorted by class or site. Of a case larger than the
+        network's input, windows are taken from the most varied to the emptiest.
 
         Raises:
             NoCases: a case cannot be read or has another number of channels.
         """
         per_case = max(1, min(each, -(-count // max(1, len(self.items)))))
         left = count
-        for number, item in enumerate(self.items):
+        first = self.spread(-(-count // per_case))
+        for number in [*first, *sorted(set(range(len(self.items))) - set(first))]:
             if left <= 0:
                 return
             try:
-                image = torch.as_tensor(np.asarray(self.transform(item)["image"]), dtype=torch.float32)
+                image = torch.as_tensor(np.asarray(self.transform(self.items[number])["image"]), dtype=torch.float32)
             except Exception as error:  # of the bundle's transforms, around whatever went wrong
                 raise NoCases(f"{self.part} case {number} cannot be read: {root_cause(error)}") from error
             for place, window in enumerate(_windows(image, shape, pad_value, self.slices, min(per_case, left))):
@@ -77,6 +79,10 @@ class Cases:
                     )
                 yield Sample(f"{self.part} case {number + 1}, window {place + 1}", window[None].contiguous())
                 left -= 1
+
+    def spread(self, count: int) -> list[int]:
+        """Places of up to ``count`` items, evenly over the list."""
+        return [int(place) for place in np.linspace(0, len(self.items) - 1, min(count, len(self.items)))]
 
 
 @contextmanager

@@ -35,6 +35,7 @@ PRECISIONS = ("f32", "bf16", "int8")
 _FILES = {"torchscript": "model.ts", "onnx": "model.onnx", "openvino": "model.xml"}
 _WRITERS = {"torchscript": write_torchscript, "onnx": write_onnx, "openvino": write_openvino}
 _LOADERS = {"torchscript": load_torchscript, "onnx": load_onnx, "openvino": load_openvino}
+_ENOUGH = {2: (128, 256), 3: (16, 16)}  # inputs to calibrate int8 with, and cases to score it on, of 2D and 3D
 _NEEDED: dict[str, tuple[str, ...]] = {
     "torchscript": (),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
@@ -66,12 +67,12 @@ def export_bundle(
     output: str | Path,
     to: str = "openvino",
     precision: str = "f32",
-    checkpoint: str | Path = "model.pt",
+    checkpoint: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     configs: Sequence[str | Path] = (),
     spatial_shape: Sequence[int] | None = None,
-    calibration_inputs: int = 16,
-    validation_cases: int = 16,
+    calibration_inputs: int | None = None,
+    validation_cases: int | None = None,
     max_drop: float = 0.005,
 ) -> Exported:
     """Export the student of a trained bundle, verify it, and write it to a folder, whole or not at all.
@@ -86,12 +87,13 @@ def export_bundle(
         to: "torchscript", "onnx" or "openvino".
         precision: "f32"; of OpenVINO also "bf16", computed by the runtime from the same float32 file, and "int8",
             quantised after training on windows of the bundle's own training cases.
-        checkpoint: in the bundle's ``ckpt_dir`` (or ``models``), or a path.
+        checkpoint: in the bundle's ``ckpt_dir`` (or ``models``), or a path; by default the bundle's ``checkpoint``, or
+            ``model.pt`` where it names none.
         overrides: keys of the bundle's configuration.
         configs: files behind ``inference.json`` (and ``train.json``), such as ``configs/demo.json``.
         spatial_shape: of the network's input, where the bundle leaves it open.
-        calibration_inputs: windows that int8 is calibrated with.
-        validation_cases: that int8 is scored on.
+        calibration_inputs: windows that int8 is calibrated with; by default 16 of volumes, 128 of pictures.
+        validation_cases: that int8 is scored on; by default 16 volumes or 256 pictures.
         max_drop: the most that int8 may lose of the bundle's own score.
 
     Returns:
@@ -120,7 +122,8 @@ def export_bundle(
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     temporary.mkdir(parents=True)
     try:
-        done = _export(student, temporary, to, precision, calibration_inputs, validation_cases, max_drop)
+        few, many = _ENOUGH[len(student.spatial_shape)]
+        done = _export(student, temporary, to, precision, calibration_inputs or few, validation_cases or many, max_drop)
         description = _describe(student, temporary, to, precision, task, channels, done)
         _write_json(temporary / _DESCRIPTION, description)
         _replace(temporary, target)

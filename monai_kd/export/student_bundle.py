@@ -154,7 +154,7 @@ def _parser(
 
 
 def _changes(path: Path, parser: ConfigParser, root: Path) -> Config:
-    """What a file changes here: a change within a part that only the training configuration has (``a#b``) is left out."""
+    """What a file changes here; not changes (``a#b``) within a part that only the training configuration has."""
     changes = load_config(path)
     if not isinstance(changes, dict):
         raise ValueError(f"'{path}' holds a {type(changes).__name__}, expected a configuration by keys.")

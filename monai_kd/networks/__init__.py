@@ -10,6 +10,7 @@ from monai_kd.networks.nested_unet import NestedUNet
 from monai_kd.networks.polyp_pvt import PolypPVT
 from monai_kd.networks.pvt_v2 import PVT_V2_PRESETS, PVTv2, load_backbone, pvt_v2
 from monai_kd.networks.resnet_fcn import ResNetFCN
+from monai_kd.networks.space_to_depth_dynunet import SpaceToDepthDynUNet
 from monai_kd.networks.tiny_endo_net import TinyEndoNet
 from monai_kd.networks.unet_2d import UNet2d
 
@@ -24,6 +25,7 @@ __all__ = [
     "PVTv2",
     "PolypPVT",
     "ResNetFCN",
+    "SpaceToDepthDynUNet",
     "TinyEndoNet",
     "UNet2d",
     "encoder_decoder_taps",

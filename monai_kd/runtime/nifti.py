@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,6 +16,13 @@ import numpy as np
 from monai_kd._files import save_whole
 
 __all__ = ["StoredVolume", "read_nifti", "write_labels"]
+
+_gzip: Any = gzip
+_Damaged: Any = zlib.error
+with suppress(ImportError):
+    from isal import igzip, isal_zlib
+
+    _gzip, _Damaged = igzip, isal_zlib.error
 
 _NIFTI2 = 540  # the size of its header, its first number
 
@@ -40,6 +48,8 @@ class StoredVolume:
 def read_nifti(path: Path) -> StoredVolume:
     """A volume from ``.nii`` or ``.nii.gz``, without a copy of another type.
 
+    The package isal decompresses, if it is installed: in about half the time.
+
     Raises:
         OSError: the file cannot be read, or ends before it should.
         ValueError: it is no NIfTI volume of real numbers with three axes, or a fourth one of channels.
@@ -47,8 +57,8 @@ def read_nifti(path: Path) -> StoredVolume:
     raw = path.read_bytes()
     if path.name.lower().endswith(".gz"):
         try:
-            raw = gzip.decompress(raw)
-        except (EOFError, zlib.error) as error:
+            raw = _gzip.decompress(raw)
+        except (EOFError, _Damaged) as error:
             raise OSError(f"damaged or incomplete ({error})") from None
     first = {int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big")}
     kind = nibabel.Nifti2Image if _NIFTI2 in first else nibabel.Nifti1Image
@@ -93,5 +103,5 @@ def write_labels(path: Path, labels: np.ndarray, like: StoredVolume) -> None:
     image.header.set_xyzt_units("mm")
     content = image.to_bytes()
     if path.name.lower().endswith(".gz"):
-        content = gzip.compress(content, compresslevel=1, mtime=0)
+        content = _gzip.compress(content, compresslevel=1, mtime=0)
     save_whole(path, lambda file: file.write(content))

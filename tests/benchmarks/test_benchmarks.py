@@ -57,6 +57,7 @@ def test_every_module_is_listed_or_shared(capsys):
         "allocator",
         "comparing",
         "ct_volumes",
+        "label_infer",
         "memory",
         "processes",
         "steps",

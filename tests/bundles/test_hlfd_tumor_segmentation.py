@@ -11,6 +11,7 @@ import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import DynUNet
+from monai.transforms import RandCropByLabelClassesd, RandomizableTrait
 
 import monai_kd
 from monai_kd.data import make_ct_cases
@@ -198,6 +199,29 @@ def test_inference_lies_on_the_grid_of_its_image(organ, tmp_path, name):
     assert dice > (0.999 if name not in ("anisotropic", "oblique") else 0.8)
 
 
+def test_borders_are_exact_or_nearest(organ, tmp_path):
+    """With smaller voxels than the network's: the mean of its answers there, or the label of the nearest."""
+    (tmp_path / "ct").mkdir()
+    affine = np.diag([1.7, 1.7, 2.9, 1.0])
+    ct(tmp_path / "ct", "case.nii.gz", (40, 44, 26), affine, np.s_[7:30, 11:35, 5:20])
+    grid = make_grid((40, 44, 26), affine, "RAS", [4.0] * 3)
+    stored = np.asarray(nibabel.load(tmp_path / "ct" / "case.nii.gz").dataobj)
+    seen = torch.from_numpy(np.ascontiguousarray(grid.from_stored(stored)))
+    low, high = {"kidney": (-200, 300), "liver": (-40, 160)}[organ]
+    answer = Window(0.0, 0.8)(((seen - low) / (high - low) * 2 - 1).clamp(-1, 1)[None, None])[0].detach().numpy()
+    masks = {}
+    for exact in (True, False):
+        inference(organ, tmp_path, Window(0.0, 0.8), exact_borders=exact, overlap=0.0, output_dir=str(tmp_path / str(exact)))
+        masks[exact] = np.asarray(nibabel.load(tmp_path / str(exact) / "case_seg.nii.gz").dataobj)
+    expected = {exact: np.zeros(stored.shape, np.uint8) for exact in masks}
+    box, labels = [slice(0, size) for size in grid.shape], answer.argmax(axis=0).astype(np.uint8)
+    sharp_labels(answer, labels, grid, box, lambda values: values.argmax(axis=0).astype(np.uint8), expected[True])
+    nearest_labels(labels, grid, box, expected[False])
+    for exact, mask in masks.items():
+        assert (mask == expected[exact]).mean() >= 0.999
+    assert (masks[True] != masks[False]).mean() > 0.005
+
+
 def test_inference_of_a_volume_smaller_than_the_patch(organ, tmp_path):
     (tmp_path / "ct").mkdir()
     truth = ct(tmp_path / "ct", "small.nii.gz", (9, 10, 6), AFFINES["isotropic"], np.s_[2:7, 3:8, 1:5])
@@ -324,6 +348,22 @@ def test_training_patches_hold_tumour_and_unlabelled_cases_none(organ, cases, tm
             assert bool((patch["label"] == 2).any()) is flag
 
 
+@pytest.mark.parametrize("size", [[16, 24, 16], [64, 64, 64]])
+def test_patches_have_one_size(organ, cases, tmp_path, size):
+    """Not turned where that would change it; padded where the volume is smaller."""
+    parser = BUNDLES[organ].unstarted("train.json", **settings(organ, cases, tmp_path, patch_size=size, rotate_prob=1))
+    dataset = parser.get_parsed_content("train#labelled")
+    assert {patch["image"].shape for _ in range(3) for item in dataset for patch in item} == {(1, *size)}
+
+
+def test_nothing_between_cache_and_crop_looks_at_whole_volumes(organ, cases, tmp_path):
+    parser = BUNDLES[organ].unstarted("train.json", **settings(organ, cases, tmp_path))
+    dataset = parser.get_parsed_content("train#dataset")
+    first = next(one for one in dataset.transform.transforms if isinstance(one, RandomizableTrait))
+    assert isinstance(first, RandCropByLabelClassesd)
+    assert first.indices_key in dataset._cachecheck(dataset.data[0])
+
+
 def test_regions_are_hierarchical(organ, cases, tmp_path):
     parser = BUNDLES[organ].unstarted("train.json", **settings(organ, cases, tmp_path))
     item = parser.get_parsed_content("validate#dataset")[0]
@@ -414,7 +454,11 @@ def test_inference_names_monai_only(organ):
     parser.read_config(str(BUNDLES[organ].configs / "inference.json"))
     targets = [line for line in json.dumps(parser.config).split('"') if line.startswith("monai_kd.")]
     chain = json.dumps(
-        [parser[key] for key in ("network_def", "load_transforms", "intensity_transforms", "inferer", "postprocessing")]
+        [
+            parser[key]
+            for key in parser.config
+            if key.endswith(("_def", "_transform", "_transforms", "inferer", "processing"))
+        ]
     )
     ours = {"data.SafeSpacingd", "data.volume_datalist", "errors.readable_errors", "checkpoints.load_weights"}
     assert set(targets) == {f"monai_kd.{name}" for name in ours}

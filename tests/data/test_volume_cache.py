@@ -1,6 +1,8 @@
 import functools
 import operator
+import os
 import pickle
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -10,6 +12,7 @@ from monai.data import DataLoader, MetaTensor
 from monai.data.dataset import PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import (
+    ClassesToIndicesd,
     Compose,
     CropForegroundd,
     EnsureChannelFirstd,
@@ -17,8 +20,10 @@ from monai.transforms import (
     Lambdad,
     LoadImaged,
     Orientationd,
+    RandCropByLabelClassesd,
     RandFlipd,
     RandScaleIntensityd,
+    RandSpatialCropd,
     SpatialPadd,
     Transform,
 )
@@ -101,7 +106,7 @@ def test_cached_items_are_fresh_items(items, tmp_path):
     assert Counting.calls == 1
     assert_equal(fresh, cached)
     assert_equal(fresh, again)
-    assert list(tmp_path.joinpath("cache").glob("*.tmp")) == []
+    assert len(list(tmp_path.joinpath("cache").iterdir())) == 1
 
     uncached = Compose(preparation())(items[1])
     assert list(fresh) == list(uncached)
@@ -155,7 +160,7 @@ def test_what_an_item_is_used_for_does_not_reach_the_cache(items, tmp_path):
         item["image"] *= 0
 
 
-@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99, 0.99999])
 def test_truncated_files_are_made_anew(items, tmp_path, keep):
     dataset = VolumeCacheDataset(items, preparation(), tmp_path / "cache")
     fresh = dataset[0]
@@ -226,6 +231,97 @@ def test_workers_share_the_cache(items, tmp_path):
     assert Counting.calls == 0
 
 
+def test_spawned_workers_make_batches_of_their_own(items, tmp_path):
+    """What they map is gone when the batch arrives."""
+    transform = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), RandSpatialCropd("image", (4, 4, 4))])
+    dataset = VolumeCacheDataset(items, transform, tmp_path / "cache")
+    whole = [np.asarray(nibabel.load(item["image"]).dataobj, dtype=np.float32) for item in items]
+    list(dataset)
+    loader = DataLoader(dataset, batch_size=3, num_workers=1, multiprocessing_context="spawn")
+    for batch in loader:
+        for image, source in zip(batch["image"].as_tensor(), whole):
+            windows = np.lib.stride_tricks.sliding_window_view(source, (4, 4, 4))
+            assert (windows == image[0].numpy()).all(axis=(3, 4, 5)).any()
+
+
+def mapped(folder):
+    """The files of a folder that this process maps."""
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    return {line.split()[-1] for line in lines if str(folder) in line}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not say what it maps")
+def test_files_are_mapped_and_let_go(items, tmp_path):
+    data = [{**items[0], "id": number} for number in range(100)]
+    dataset = VolumeCacheDataset(data, [LoadImaged(KEYS), EnsureChannelFirstd(KEYS)], tmp_path / "cache")
+    list(dataset)
+    assert mapped(tmp_path / "cache") == set()
+    opened = len(os.listdir("/proc/self/fd"))
+    held = list(dataset)
+    assert mapped(tmp_path / "cache") == set(map(str, (tmp_path / "cache").iterdir()))
+    assert len(os.listdir("/proc/self/fd")) < opened + 10
+    del held
+    (batch,) = DataLoader(torch.utils.data.Subset(dataset, range(2)), batch_size=2)
+    assert mapped(tmp_path / "cache") == set()
+    assert torch.equal(batch["image"][0].as_tensor(), dataset[0]["image"].as_tensor())
+
+
+def test_writing_into_a_volume_leaves_its_file(items, tmp_path):
+    dataset = VolumeCacheDataset(items[:1], preparation(), tmp_path / "cache")
+    dataset[0]
+    (path,) = (tmp_path / "cache").iterdir()
+    before = path.read_bytes()
+    item = dataset[0]
+    item["image"][:, 2:5, 3] += 1
+    item["label"].zero_()
+    assert path.read_bytes() == before
+
+
+def test_a_volume_in_use_outlives_its_file(items, tmp_path):
+    dataset = VolumeCacheDataset(items[:1], preparation(), tmp_path / "cache")
+    expected = dataset[0]["image"].as_tensor().clone()
+    item = dataset[0]
+    (path,) = (tmp_path / "cache").iterdir()
+    other = tmp_path / "other"
+    other.write_bytes(bytes(path.stat().st_size // 2))
+    os.replace(other, path)
+    assert torch.equal(item["image"].as_tensor(), expected)
+    with pytest.warns(UserWarning, match="made anew"):
+        assert torch.equal(dataset[0]["image"].as_tensor(), expected)
+
+
+def test_crops_by_class_need_no_whole_label(items, tmp_path):
+    """Positions found beforehand: the label's other voxels are not asked."""
+    chain = [
+        *preparation(),
+        ClassesToIndicesd("label", num_classes=3, max_samples_per_class=20),
+        RandCropByLabelClassesd(
+            KEYS, "label", (1, 1, 1), ratios=[0, 1, 3], num_classes=3, indices_key="label_cls_indices"
+        ),
+    ]
+    dataset = VolumeCacheDataset(items[:1], chain, tmp_path / "cache")
+    dataset.transform.set_random_state(0)
+    found = [int(dataset[0][0]["label"]) for _ in range(150)]
+    assert set(found) == {1, 2}
+    assert 0.6 < found.count(2) / 150 < 0.9
+    kept = dataset._cachecheck(items[0])["label_cls_indices"]
+    assert [len(indices) for indices in kept] == [20, 20, 20]
+
+
+def test_draws_are_those_of_an_uncached_data_set(items, tmp_path):
+    patches = []
+    for folder in (tmp_path / "cache", None):
+        crop, flip = RandSpatialCropd(KEYS, (6, 5, 4), random_size=False), RandFlipd(KEYS, 0.5)
+        transform = Compose([*preparation(), crop, flip, RandScaleIntensityd("image", 0.9, prob=1)])
+        dataset = VolumeCacheDataset(items, transform, folder)
+        transform.set_random_state(0)  # after the data set, which seeds anew when it hashes
+        patches.append([dataset[index % 3] for index in range(9)])
+    for cached, uncached in zip(*patches):
+        for key in KEYS:
+            assert torch.equal(cached[key].as_tensor(), uncached[key].as_tensor())
+            assert torch.equal(cached[key].affine, uncached[key].affine)
+
+
 def test_without_a_folder_nothing_is_cached(items):
     dataset = VolumeCacheDataset(items, preparation(), None)
     assert spacing(dataset) == spacing(dataset) == [1, 1, 1]
@@ -233,8 +329,8 @@ def test_without_a_folder_nothing_is_cached(items):
 
 
 def test_an_interrupted_write_leaves_nothing(items, tmp_path, monkeypatch):
-    def half(content, path):
-        path.write_bytes(b"half")
+    def half(content, file):
+        file.write(b"half")
         raise KeyboardInterrupt
 
     dataset = VolumeCacheDataset(items, preparation(), tmp_path / "cache")

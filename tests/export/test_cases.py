@@ -23,7 +23,14 @@ def test_windows_of_a_volume_begin_with_the_most_varied():
 def test_all_cases_are_seen_before_further_windows():
     found = list(cases(*torch.randn(5, 1, 16, 16)).samples(5, 1, (8, 8)))
     assert [one.name for one in found] == [f"training case {number}, window 1" for number in range(1, 6)]
-    assert len(list(cases(*torch.randn(5, 1, 16, 16)).samples(3, 1, (8, 8)))) == 3
+    spread = cases(*torch.randn(5, 1, 16, 16)).samples(3, 1, (8, 8))
+    assert [one.name for one in spread] == [f"training case {number}, window 1" for number in (1, 3, 5)]
+
+
+def test_cases_of_one_window_are_made_up_for_by_others():
+    """Seven inputs of five cases are two windows a case; where each gives one, all cases are used."""
+    found = list(cases(*torch.randn(5, 1, 8, 8)).samples(7, 1, (8, 8)))
+    assert [one.name for one in found] == [f"training case {number}, window 1" for number in (1, 2, 3, 5, 4)]
 
 
 def test_a_small_volume_is_padded_with_the_value_of_the_bundle():

@@ -29,6 +29,7 @@ from monai_kd.networks import (
     EncoderDecoderTaps,
     NestedUNet,
     ResNetFCN,
+    SpaceToDepthDynUNet,
     UNet2d,
     encoder_decoder_taps,
 )
@@ -57,6 +58,9 @@ NETWORKS = {
     "DynUNet": dynunet,
     "DynUNet3": lambda dims: dynunet(dims, levels=3),
     "DynUNetDeep": lambda dims: dynunet(dims, heads=2),
+    "SpaceToDepthDynUNet": lambda dims: SpaceToDepthDynUNet(
+        dims, 1, 3, [3] * 3, (1, 2, 2), (2, 2), (4, 6, 8), deep_supervision=True, deep_supr_num=1
+    ),
     "UNet": lambda dims: UNet(dims, 1, 3, channels=(2, 4, 6, 8), strides=(2, 2, 2)),
     "UNetResidual": lambda dims: UNet(
         dims, 1, 3, (2, 4, 6, 8), (2, 2, 2), num_res_units=1, act=("relu", {"inplace": True})
@@ -73,7 +77,13 @@ NETWORKS = {
 SLICES_ONLY = ("UNet2d", "NestedUNet", "ResNetFCN")
 CASES = [(name, dims) for name in NETWORKS for dims in (2, 3) if dims == 2 or name not in SLICES_ONLY]
 # Each is once student and once teacher.
-NAMES = {2: list(NETWORKS), 3: ["DynUNet3", "DynUNetDeep", "UNet", "BasicUNet", "SegResNet", "BasicUNetPlusPlus"]}
+NAMES = {
+    2: list(NETWORKS),
+    3: [
+        *("DynUNet3", "DynUNetDeep", "SpaceToDepthDynUNet", "UNet"),
+        *("BasicUNet", "SegResNet", "BasicUNetPlusPlus"),
+    ],
+}
 PAIRS = [(dims, one, NAMES[dims][i - 1]) for dims in (2, 3) for i, one in enumerate(NAMES[dims])]
 every_network = pytest.mark.parametrize(("name", "dims"), CASES)
 

@@ -1,15 +1,27 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 
 import nibabel
 import numpy as np
 import pytest
 
+from monai_kd.runtime import nifti
 from monai_kd.runtime.nifti import read_nifti, write_labels
 
 AFFINE = np.array([[0, 0, -0.7, 5], [0, -0.7, 0, 6], [-3.0, 0, 0, 7], [0, 0, 0, 1]])
 DATA = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
+
+
+@pytest.fixture(autouse=True, params=["isal", "zlib"])
+def decompressor(request, monkeypatch):
+    """All of it holds with the package and without it."""
+    if request.param == "isal":
+        pytest.importorskip("isal")
+    else:
+        monkeypatch.setattr(nifti, "_gzip", gzip)
+        monkeypatch.setattr(nifti, "_Damaged", zlib.error)
 
 
 def values(stored):
@@ -59,6 +71,21 @@ def test_damaged_files_are_refused(tmp_path, cut, packed):
     (tmp_path / "a.nii.gz").write_bytes(raw)
     with pytest.raises((OSError, ValueError)):
         read_nifti(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("where", [20, 300, -6])
+def test_a_changed_byte_is_noticed(tmp_path, where):
+    raw = bytearray(gzip.compress(nibabel.Nifti1Image(DATA, AFFINE).to_bytes()))
+    raw[where] ^= 255
+    (tmp_path / "a.nii.gz").write_bytes(raw)
+    with pytest.raises(OSError, match=r"CRC|damaged"):
+        read_nifti(tmp_path / "a.nii.gz")
+
+
+def test_reads_what_was_compressed_in_parts(tmp_path):
+    raw = nibabel.Nifti1Image(DATA, AFFINE).to_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(raw[:400]) + gzip.compress(raw[400:]))
+    np.testing.assert_array_equal(values(read_nifti(tmp_path / "a.nii.gz"))[..., 0], DATA)
 
 
 def test_what_is_no_volume_is_refused(tmp_path):
