@@ -3,6 +3,7 @@
 # make lint  - ruff and mypy
 # make benchmark - what all costs beside the straightforward forms: benchmarks/RESULTS.md (an hour on one core)
 # make test-label - MONAI Label serves the bundles and trains those for CT, in an environment of its own
+# make test-deploy - MONAI Deploy runs an exported student, in an environment of its own
 # Each starts from Python 3.11 (PYTHON=... for another) and make alone.
 
 PYTHON ?= python3.11
@@ -12,13 +13,15 @@ BUNDLE := bundles/kdas_polyp_segmentation
 OUT := demo_output
 LABEL_VENV := .venv-label
 LABEL_INSTALL = $(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+DEPLOY_VENV := .venv-deploy
+DEPLOY_INSTALL = $(DEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 # Networks this small are quickest on one thread.
 RUN = OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m monai.bundle run --meta_file $(BUNDLE)/configs/metadata.json \
 	--logging_file $(BUNDLE)/configs/logging.conf --bundle_root $(BUNDLE)
 C := $(BUNDLE)/configs
 
-.PHONY: install demo test test-label lint benchmark clean
+.PHONY: install demo test test-label test-deploy lint benchmark clean
 
 install: $(VENV)/installed
 
@@ -52,6 +55,17 @@ $(LABEL_VENV)/installed: setup.cfg pyproject.toml constraints.txt tests/label/re
 	$(LABEL_INSTALL) --no-deps monailabel==0.8.5 pydicom-seg==0.4.1 torchvision==0.28.0
 	touch $@
 
+test-deploy: $(DEPLOY_VENV)/installed
+	OMP_NUM_THREADS=1 $(DEPLOY_VENV)/bin/python -m pytest -m deploy tests/deploy
+
+$(DEPLOY_VENV)/installed: setup.cfg pyproject.toml constraints.txt tests/deploy/requirements.txt
+	$(PYTHON) -m venv $(DEPLOY_VENV)
+	$(DEPLOY_INSTALL) --upgrade pip
+	$(DEPLOY_INSTALL) --constraint constraints.txt --requirement tests/deploy/requirements.txt \
+		--editable ".[cli]" pytest pytest-timeout
+	$(DEPLOY_INSTALL) --no-deps monai-deploy-app-sdk==4.0.0 holoscan-cu13==4.6.0 tritonclient==2.73.0
+	touch $@
+
 lint: install
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -61,4 +75,4 @@ benchmark: install
 	$(BIN)/python -W ignore -m benchmarks
 
 clean:
-	rm -rf $(OUT) $(VENV) $(LABEL_VENV) build *.egg-info
+	rm -rf $(OUT) $(VENV) $(LABEL_VENV) $(DEPLOY_VENV) build *.egg-info

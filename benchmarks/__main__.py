@@ -84,7 +84,7 @@ def run(name: str, quick: bool, memory: bool = True) -> dict[str, Any]:
     """Run one benchmark: what it measured, as JSON holds it."""
     import torch
 
-    from benchmarks.comparing import Found, measure, quartiles
+    from benchmarks.comparing import Found, measure, quartiles, typical
     from benchmarks.memory import megabytes_of
 
     torch.set_num_threads(1)
@@ -101,7 +101,7 @@ def run(name: str, quick: bool, memory: bool = True) -> dict[str, Any]:
             low, middle, high = quartiles(measured.seconds) if measured.seconds else (None, None, None)
             row = {"case": case.name, "form": form, "rounds": len(measured.seconds)}
             row |= {"seconds": middle, "low": low, "high": high, "megabytes": measured.megabytes}
-            rows.append(row | {"value": measured.values[0] if measured.values else None})
+            rows.append(row | {"value": typical(measured.values)})
     return {
         "benchmark": name,
         "what": summary(module),

@@ -160,6 +160,13 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
+def typical(values: list[Any]) -> Any:
+    """What the first round gave; of what has parts, such as the seconds of stages, the median of each."""
+    if values and isinstance(values[0], dict):
+        return {key: statistics.median(value[key] for value in values) for key in values[0]}
+    return values[0] if values else None
+
+
 def figure(value: float) -> str:
     """With three digits that count."""
     if value == 0 or not math.isfinite(value):

@@ -37,8 +37,21 @@ def generated(size: tuple[int, int, int], spacing: tuple[float, float, float]) -
     half, wide = tuple(length // 2 for length in size), tuple(2 * step for step in spacing)
     values = simulate_ct(abdomen_labels(0, half, wide), wide, 0, "kidney", "RAS").astype(np.float32)
     values = zoom(values, [a / b for a, b in zip(size, half)], order=1)
-    values += np.random.default_rng(0).normal(0, 10, values.shape)
+    values += 10 * np.random.default_rng(0).standard_normal(values.shape, dtype=np.float32)
+    return _written(path, values.round().astype(np.int16), np.diag([*spacing, 1.0]))
+
+
+def repeated(path: Path, times: int) -> Path:
+    """A volume several times over, along its last axis."""
+    longer = path.with_name(f"{path.name.removesuffix('.nii.gz')}_times_{times}.nii.gz")
+    if times == 1 or longer.is_file():
+        return path if times == 1 else longer
+    volume = nibabel.load(path)
+    values = np.asarray(volume.dataobj, dtype=np.int16)
+    return _written(longer, np.concatenate([values] * times, axis=-1), volume.affine)
+
+
+def _written(path: Path, values: np.ndarray, affine: np.ndarray) -> Path:
     draft = path.with_name(f"draft_{path.name}")
-    nibabel.save(nibabel.Nifti1Image(values.round().astype(np.int16), np.diag([*spacing, 1.0])), draft)
-    draft.rename(path)
-    return path
+    nibabel.save(nibabel.Nifti1Image(values, affine), draft)
+    return draft.rename(path)

@@ -6,12 +6,17 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle.config_parser import ConfigParser
 from torch import Tensor, nn
+
+from monai_kd.data.ct_intensities import simulate_ct
+from monai_kd.data.ct_phantoms import abdomen_labels
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 KIDNEY = "hlfd_kidney_tumor_segmentation"
@@ -44,15 +49,30 @@ def volume_overrides(window: int) -> dict[str, Any]:
 def volume_network(role: str) -> nn.Module:
     """ "teacher", "student" or "fast student" (of ``fast_student.json``) of the kidney bundle.
 
-    Its background has a bias that leaves little of the rest.
+    Its weights are random, but kernels are the same at all their places, so that labels are of regions, as those of a
+    trained network, and not of single voxels; and a bias makes most of an abdomen background.
     """
     configs = FAST if role == "fast student" else ()
     network = bundle_network(KIDNEY, "teacher_def" if role == "teacher" else "network_def", configs=configs)
-    answer: Tensor = network(torch.randn(1, 1, 32, 32, 32).cumsum(2).cumsum(3).cumsum(4) / 300)
-    margin = (answer[:, 1:].amax(dim=1) - answer[:, 0]).flatten().quantile(1 - FOREGROUND)
-    *_, bias = network.get_submodule("output_block").parameters()
-    bias[: len(bias) // answer.shape[1]] += margin  # of each voxel that one position of the grid answers for
+    weight, bias = network.get_submodule("output_block").parameters()
+    classes = network.get_submodule("output_block")(torch.zeros(1, weight.shape[1], 2, 2, 2)).shape[1]
+    voxels = len(bias) // classes  # that one position of the head answers for: alike
+    for kernel in (one for one in network.parameters() if one.ndim == 5):
+        kernel.copy_(kernel.mean(dim=(2, 3, 4), keepdim=True).expand_as(kernel))
+    weight.copy_(weight.unflatten(0, (classes, voxels)).mean(dim=1).repeat_interleave(voxels, dim=0))
+    bias.zero_()
+    answer: Tensor = network(_abdomen())
+    bias[:voxels] += (answer[:, 1:].amax(dim=1) - answer[:, 0]).flatten().quantile(1 - FOREGROUND)
     return network
+
+
+def _abdomen() -> Tensor:
+    """Four parts of a generated CT, 64^3 voxels each, as the kidney bundle shows it to its networks."""
+    spacing, size = (1.5, 1.5, 1.5), np.array((240, 200, 144))
+    image = simulate_ct(abdomen_labels(0, size, spacing), spacing, 0, "kidney", "RAS").astype(np.float32)
+    corners = product(*((full // 4 - 32, 3 * full // 4 - 32) for full in size[:2]), (size[2] // 2 - 32,))
+    parts = [image[tuple(slice(start, start + 64) for start in corner)] for corner in corners]
+    return torch.from_numpy(np.clip(np.stack(parts)[:, None] * 0.004 - 0.2, -1, 1))
 
 
 def volume_student(window: int, precision: str = "f32", fast: bool = False) -> Path:

@@ -82,14 +82,24 @@ def _benchmark(record: dict[str, Any]) -> list[str]:
     rows = ["| case | form | CPU seconds | quartiles | MB | value |", "| --- | --- | ---: | ---: | ---: | ---: |"]
     for row in record["rows"]:
         spread = "" if row["low"] in (None, row["high"]) else f"{figure(row['low'])} to {figure(row['high'])}"
-        cells = (row["case"], row["form"], _cell(row["seconds"]), spread, _cell(row["megabytes"]), _cell(row["value"]))
+        value = "" if isinstance(row["value"], dict) else _cell(row["value"])
+        cells = (row["case"], row["form"], _cell(row["seconds"]), spread, _cell(row["megabytes"]), value)
         rows.append("| " + " | ".join(cells) + " |")
-    return [*lines, "\n".join(rows) + "\n"]
+    return [*lines, "\n".join(rows) + "\n", *_parts(record["rows"])]
+
+
+def _parts(rows: list[dict[str, Any]]) -> list[str]:
+    """Tables of values that have parts, such as the seconds of stages: a column a part."""
+    several: dict[tuple[str, ...], list[str]] = {}
+    for row in (row for row in rows if isinstance(row["value"], dict)):
+        names = tuple(row["value"])
+        head = [f"| case | form | {' | '.join(names)} |", "| --- | --- |" + " ---: |" * len(names)]
+        cells = (row["case"], row["form"], *(_cell(row["value"][name]) for name in names))
+        several.setdefault(names, head).append("| " + " | ".join(cells) + " |")
+    return ["\n".join(lines) + "\n" for lines in several.values()]
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_cell(one)}" for key, one in value.items())
     if isinstance(value, float):
         return figure(value)
     return "" if value is None else str(value)

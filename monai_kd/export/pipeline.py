@@ -53,8 +53,14 @@ def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, ch
     chain = _Chain(channels)
     for transform in _flat(preprocessing):
         chain.add(transform)
-    pipeline = chain.picture(inferer) if chain.size is not None else chain.volume(inferer)
-    threshold = _threshold(_flat(postprocessing))
+    behind = _flat(postprocessing)
+    threshold, exact = _threshold(behind), _exact_borders(behind)
+    if chain.size is None:
+        pipeline = {**chain.volume(inferer), "exact_borders": exact}
+    elif exact:
+        pipeline = chain.picture(inferer)
+    else:
+        raise PipelineRefused("Invertd with nearest_interp True is known of volumes alone.")
     return pipeline if threshold is None else {**pipeline, "threshold": threshold}
 
 
@@ -126,7 +132,6 @@ class _Chain:
             "overlap": float(overlaps.pop()),
             "mode": _word(inferer.mode),
             "sw_batch_size": int(inferer.sw_batch_size),
-            "exact_borders": True,
         }
 
     def picture(self, inferer: Any) -> dict[str, Any]:
@@ -303,13 +308,26 @@ def _threshold(transforms: Iterable[Any]) -> float | None:
             )
         if name == "Activationsd" and transform.other[0] is not None:
             raise PipelineRefused("Activationsd with a function of its own is not known.")
-        if name == "Invertd":
-            _only(transform, "nearest_interp", transform.nearest_interp[0], (False,))
         if name == "AsDiscreted":
             _only(transform, "rounding", transform.rounding[0], (None,))
             _only(transform, "to_onehot", transform.to_onehot[0], (None,))
             found = None if transform.threshold[0] is None else float(transform.threshold[0])
     return found
+
+
+def _exact_borders(transforms: Iterable[Any]) -> bool:
+    """Whether labels are decided on the volume's own voxels, not brought there from the network's."""
+    decided, exact = False, True
+    for transform in transforms:
+        if _is(transform, "AsDiscreted"):
+            decided = decided or bool(transform.argmax[0]) or transform.threshold[0] is not None
+        if _is(transform, "Invertd"):
+            exact = not transform.nearest_interp[0]
+            if decided and exact:
+                raise PipelineRefused(
+                    "Invertd behind AsDiscreted is known with nearest_interp True; else it gives labels between labels."
+                )
+    return exact
 
 
 def _flat(transform: Any) -> list[Any]:

@@ -8,14 +8,32 @@ from dataclasses import dataclass
 import numpy as np
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from monai_kd.runtime.resampling import gather, nearest, resample_linear
+from monai_kd.runtime.resampling import between, nearest, resample_linear
 
-__all__ = ["Grid", "make_grid"]
+__all__ = ["Cells", "Grid", "make_grid"]
 
 # Sizes in mm below which MONAI takes two spacings, or two grids, for one.
 _SAME = 1e-3
 # A grid whose axes are not at right angles is one of its own; rounded affines differ by less than this, in voxels.
 _SHEAR = 0.05
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Stored voxels in a box of a network's grid; all indices are into the box, one array an axis of the volume.
+
+    Attributes:
+        place: of the voxels in the stored volume.
+        low, high: the grid's voxels below and above each.
+        share: of the one above in what lies between both, float32.
+        nearest: the nearest voxel of the grid.
+    """
+
+    place: tuple[slice, ...]
+    low: tuple[np.ndarray, ...]
+    high: tuple[np.ndarray, ...]
+    share: tuple[np.ndarray, ...]
+    nearest: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -38,28 +56,45 @@ class Grid:
     positions: tuple[np.ndarray, ...]
     back: tuple[np.ndarray, ...]
 
-    def from_stored(self, stored: np.ndarray) -> np.ndarray:
-        """A stored volume on the network's grid, linear, float32."""
-        return resample_linear(stored, self.positions).transpose(self.order)
+    def from_stored(self, stored: np.ndarray, box: Sequence[slice] | None = None) -> np.ndarray:
+        """A stored volume on the network's grid, or in a box of that, linear, float32."""
+        if box is None:
+            return resample_linear(stored, self.positions).transpose(self.order)
+        positions, around = list(self.positions), [slice(0)] * 3
+        for axis, part in zip(self.order, box):
+            low, high, _ = between(self.positions[axis][part], self.stored_shape[axis])
+            around[axis] = slice(int(low.min()), int(high.max()) + 1)
+            positions[axis] = self.positions[axis][part] - around[axis].start
+        return resample_linear(stored[tuple(around)], positions).transpose(self.order)
 
-    def to_stored(self, labels: np.ndarray) -> np.ndarray:
-        """Labels of the network's grid on the stored volume's, nearest; only what is not 0 costs time."""
-        labels = self.in_stored_order(labels)
-        found = np.zeros(self.stored_shape, dtype=labels.dtype, order="F")
-        if labels.any():
-            index = [nearest(position, size) for position, size in zip(self.back, labels.shape)]
-            box = self.stored_box(index, bounds(labels))
-            found[box] = gather(labels, [values[part] for values, part in zip(index, box)])
-        return found
+    def cells(self, box: Sequence[slice]) -> Cells:
+        """The stored voxels in the cells of a box of the grid.
+
+        A cell reaches from one voxel of the grid up to the next. The last voxels of the box begin none that is its own;
+        only at the end of the grid all that lies beyond is theirs.
+        """
+        place = [slice(0)] * 3
+        low, high, share, near = (list(self.back) for _ in range(4))
+        for axis, part, size in zip(self.order, box, self.shape):
+            below, above, weight = between(self.back[axis], size)
+            inside = np.flatnonzero((below >= part.start) & ((below < part.stop - 1) | (part.stop == size)))
+            place[axis] = here = slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+            low[axis], high[axis], share[axis] = below[here] - part.start, above[here] - part.start, weight[here]
+            near[axis] = nearest(self.back[axis], size)[here] - part.start
+        return Cells(tuple(place), tuple(low), tuple(high), tuple(share), tuple(near))
+
+    def first_voxel_on(self, other: Grid) -> np.ndarray:
+        """Where this grid's first voxel lies on another grid of the same stored volume, with the same axes."""
+        places = []
+        for stored in self.order:
+            step = np.divide(other.back[stored][-1] - other.back[stored][0], max(self.stored_shape[stored] - 1, 1))
+            places.append(other.back[stored][0] + step * self.positions[stored][0])
+        return np.array(places)
 
     def in_stored_order(self, volume: np.ndarray) -> np.ndarray:
-        """A view of a volume on the network's grid, with the axes in the order of the stored volume's."""
-        return volume.transpose(np.argsort(self.order))
-
-    def stored_box(self, index: Sequence[np.ndarray], box: Sequence[slice]) -> tuple[slice, ...]:
-        """The part of the stored volume whose indices into the network's grid, monotonous, lie in ``box``."""
-        inside = [np.flatnonzero((values >= part.start) & (values < part.stop)) for values, part in zip(index, box)]
-        return tuple(slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0) for where in inside)
+        """A view of (..., *shape) on the network's grid, with its axes in the order of the stored volume's."""
+        before = volume.ndim - len(self.order)
+        return volume.transpose(*range(before), *(before + np.argsort(self.order)))
 
 
 def make_grid(

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monai_kd.runtime.borders import sharp_labels
+from monai_kd.runtime.borders import nearest_labels, sharp_labels
 from monai_kd.runtime.decisions import decide, undecided
 from monai_kd.runtime.description import ExportError, reading_pipeline
 from monai_kd.runtime.exported import ExportedModel
 from monai_kd.runtime.grids import Grid, make_grid
 from monai_kd.runtime.intensity import apply_intensity, check_intensity
 from monai_kd.runtime.nifti import StoredVolume, read_nifti, write_labels
-from monai_kd.runtime.regions import windows_near
-from monai_kd.runtime.windows import Box, sliding_window
+from monai_kd.runtime.regions import windows_over
+from monai_kd.runtime.windows import Answers, Box, sliding_window, window_slices
 
 __all__ = ["LoadedVolume", "VolumeStudent"]
+
+_AT_ONCE = 1 << 26  # numbers of an image that are resampled while a volume is loaded: 256 MiB
 
 
 @dataclass(frozen=True)
 class LoadedVolume:
-    """A volume as its file has it, and on the network's grid: float32, (C, *grid.shape)."""
+    """A volume as its file has it, and what the network sees of it.
+
+    Attributes:
+        stored: the volume.
+        grid: the network's in it.
+        image: on that grid, float32, (C, *grid.shape); ``None`` where it is brought there part by part.
+        coarse: a coarser grid, and the image on that.
+    """
 
     stored: StoredVolume
     grid: Grid
-    image: np.ndarray
+    image: np.ndarray | None
     coarse: tuple[Grid, np.ndarray] | None = None
 
 
@@ -36,9 +47,10 @@ class VolumeStudent:
     """An exported student that labels the voxels of NIfTI volumes.
 
     A volume is read, reoriented and resampled once to the spacing of the training, seen in overlapping windows as by
-    MONAI's ``SlidingWindowInferer``, and labelled on the network's grid; the labels are brought back to the volume.
-    Memory a volume: its file, ``channels + classes + 1`` float32 numbers a voxel of the network's grid, and one byte
-    a voxel of the volume.
+    MONAI's ``SlidingWindowInferer``, and labelled on the network's grid; the labels are brought back to the volume. A
+    large volume goes through all this slab by slab. Memory a volume: its file and a byte a voxel of it, and
+    ``channels + classes + 1`` float32 numbers a voxel of a slab, which is as thick as a window. Where intensities are
+    scaled by the volume's own, ``channels`` of these are for the whole volume.
 
     Args:
         model: the exported network, with a pipeline of the kind "volume".
@@ -68,10 +80,10 @@ class VolumeStudent:
         self.model = model
         with reading_pipeline(export) as pipeline:
             self._read(pipeline)
-        roi = tuple(self._windows["roi_size"])
-        if roi != export.spatial_shape:
+        if self._roi != export.spatial_shape:
             raise ExportError(
-                f"the network was exported for {export.spatial_shape}, its windows are {roi}; export the bundle again."
+                f"the network was exported for {export.spatial_shape}, its windows are {self._roi}; export the bundle "
+                "again."
             )
         if coarse_spacing is not None and not coarse_spacing > 0:
             raise ValueError(f"coarse_spacing must be a positive number of mm, got {coarse_spacing}.")
@@ -93,26 +105,32 @@ class VolumeStudent:
         expected = self.model.description.in_channels
         if len(stored.channels) != expected:
             raise ValueError(f"the network takes {expected} channels, the volume has {len(stored.channels)}")
-        grid, image = self._prepare(stored, self._spacing)
-        coarse = None
-        if self.coarse_spacing is not None:
-            coarse = self._prepare(stored, [self.coarse_spacing] * 3)
+        grid = self._grid(stored, self._spacing)
+        if self.coarse_spacing is None:
+            coarse = None
+        else:
+            around = self._grid(stored, [self.coarse_spacing] * 3)
+            coarse = (around, self._image(stored, around))
+        # Not more of it than is needed, but all if its values depend on each other.
+        at_once = coarse is None and expected * prod(grid.shape) <= _AT_ONCE
+        image = self._image(stored, grid) if at_once or not self._by_voxel else None
         return LoadedVolume(stored, grid, image, coarse)
 
     def infer(self, loaded: LoadedVolume, watch: Callable[[list[Box]], Iterable[Box]] = iter) -> np.ndarray:
         """Labels of the volume, uint8, in the axes of its file."""
-        keep = None
-        if loaded.coarse is not None:
-            grid, image = loaded.coarse
-            answer, _ = sliding_window(image, self.model, **self._windows)
-            keep = windows_near(self._decide(answer), grid, loaded.grid, self.margin)
-        answer, seen = sliding_window(loaded.image, self.model, **self._windows, keep=keep, watch=watch)
-        if seen is not None:
-            undecided(answer, ~seen)
-        labels = self._decide(answer)
-        if self.exact_borders:
-            return sharp_labels(answer, labels, loaded.grid, self._decide)
-        return loaded.grid.to_stored(labels)
+        grid = loaded.grid
+        answers = Answers(grid.shape, self._windows(loaded), self._mode, self._pad_value)
+        read = self._reader(loaded, answers)
+        found = np.zeros(grid.stored_shape, dtype=np.uint8, order="F")
+        for box, answer, seen in answers.slabs(read, self.model, watch):
+            if seen is not None:
+                undecided(answer, ~seen)
+            labels = self._decide(answer)
+            if self.exact_borders:
+                sharp_labels(answer, labels, grid, box, self._decide, found)
+            else:
+                nearest_labels(labels, grid, box, found)
+        return found
 
     def save(self, labels: np.ndarray, loaded: LoadedVolume, target: Path) -> None:
         """Write the labels, whole or not at all."""
@@ -131,24 +149,60 @@ class VolumeStudent:
         self._spacing = None if pipeline["spacing"] is None else [float(mm) for mm in pipeline["spacing"]]
         self._intensity = list(pipeline["intensity"])
         check_intensity(self._intensity)
-        self._windows: dict[str, Any] = {
-            "roi_size": [int(size) for size in pipeline["roi_size"]],
-            "overlap": pipeline["overlap"],
-            "mode": pipeline["mode"],
-            "pad_value": float(pipeline["pad_value"]),
-        }
-        if len(self._windows["roi_size"]) != 3:
-            raise ValueError(f"roi_size must have three numbers, got {self._windows['roi_size']}")
+        self._by_voxel = all(operation["op"] in ("clip", "scale") for operation in self._intensity)
+        self._roi = tuple(int(size) for size in pipeline["roi_size"])
+        self._overlap, self._mode = float(pipeline["overlap"]), pipeline["mode"]
+        self._pad_value = float(pipeline["pad_value"])
+        if len(self._roi) != 3:
+            raise ValueError(f"roi_size must have three numbers, got {list(self._roi)}")
 
-    def _prepare(self, stored: StoredVolume, spacing: list[float] | None) -> tuple[Grid, np.ndarray]:
-        first = stored.channels[0]
-        grid = make_grid(first.shape, stored.affine, self._orientation, spacing)
-        channels = [grid.from_stored(channel) for channel in stored.channels]
+    def _windows(self, loaded: LoadedVolume) -> list[Box]:
+        if loaded.coarse is None:
+            return window_slices(loaded.grid.shape, self._roi, self._overlap)
+        grid, image = loaded.coarse
+        answer = sliding_window(image, self.model, self._roi, self._overlap, self._mode, self._pad_value)
+        return windows_over(self._decide(answer), grid, loaded.grid, self.margin, self._roi, self._overlap)
+
+    def _reader(self, loaded: LoadedVolume, answers: Answers) -> Callable[[Box], np.ndarray]:
+        """A function that gives boxes of the image on the network's grid."""
+        if (image := loaded.image) is not None:
+            return lambda box: image[(slice(None), *box)]
+        return _Strip(partial(self._image, loaded.stored, loaded.grid), answers)
+
+    def _grid(self, stored: StoredVolume, spacing: list[float] | None) -> Grid:
+        return make_grid(stored.channels[0].shape, stored.affine, self._orientation, spacing)
+
+    def _image(self, stored: StoredVolume, grid: Grid, box: Box | None = None) -> np.ndarray:
+        """What the network sees on a grid, or in a box of that, (C, *spatial)."""
+        channels = [grid.from_stored(channel, box) for channel in stored.channels]
         image = channels[0][None] if len(channels) == 1 else np.stack(channels)
         # Scaled here, where there are fewer voxels: interpolation does not mind.
         if (stored.slope, stored.intercept) != (1.0, 0.0):
             image *= np.float32(stored.slope)
             image += np.float32(stored.intercept)
-        if first.dtype.kind == "f" and not np.isfinite(image).all():
+        if stored.channels[0].dtype.kind == "f" and not np.isfinite(image).all():
             raise ValueError("it holds values that are not finite; replace them")
-        return grid, apply_intensity(image, self._intensity)
+        return apply_intensity(image, self._intensity)
+
+
+class _Strip:
+    """The slices of an image that windows, one behind the other, still have to see; made when they are asked for."""
+
+    def __init__(self, make: Callable[[Box], np.ndarray], answers: Answers) -> None:
+        self.make, self.axis = make, answers.axis
+        self.box = list(answers.region)
+        self.box[self.axis] = slice(0, 0)
+        self.image = np.empty(0, dtype=np.float32)
+
+    def __call__(self, box: Box) -> np.ndarray:
+        wanted, held = box[self.axis], self.box[self.axis]
+        if wanted.stop > held.stop:
+            self.box[self.axis] = slice(max(wanted.start, held.stop), wanted.stop)
+            fresh = self.make(tuple(self.box))
+            if wanted.start < held.stop:
+                kept = (slice(None),) * (1 + self.axis) + (slice(wanted.start - held.start, None),)
+                fresh = np.concatenate([self.image[kept], fresh], axis=1 + self.axis)
+            self.image = fresh
+            self.box[self.axis] = wanted
+        place = (slice(part.start - held.start, part.stop - held.start) for part, held in zip(box, self.box))
+        return self.image[(slice(None), *place)]

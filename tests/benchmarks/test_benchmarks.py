@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the benchmarks are not part of the package
 
 from benchmarks.__main__ import NAMES, main, summary  # noqa: E402
-from benchmarks.comparing import Bar, Case, Form, Ratio, figure, measure, memory_ratio, ratio, slope  # noqa: E402
+from benchmarks.comparing import Bar, Case, Form, Ratio, figure, measure, memory_ratio, ratio, slope, typical  # noqa: E402
 from benchmarks.processes import PEAKS, largest_megabytes, run_watched  # noqa: E402
 from benchmarks.table import BARS, table, write_table  # noqa: E402
 
@@ -57,6 +57,7 @@ def test_every_module_is_listed_or_shared(capsys):
         "allocator",
         "comparing",
         "ct_volumes",
+        "exported_scores",
         "label_infer",
         "memory",
         "processes",
@@ -113,8 +114,17 @@ def test_a_bar_that_is_not_reached_says_so_and_why():
     page = table([record_of()])
     assert "| | a loss (`one`) | 2.00 (1.90 to 2.10) | at least 40 | **no** |" in page
     assert "* **P6, a loss.** Something else takes the time." in page
-    assert "| one | ours | 0.250 | 0.200 to 0.300 | 12.0 | load 1.00, save 0.500 |" in page
+    assert "| one | ours | 0.250 | 0.200 to 0.300 | 12.0 |  |" in page
     assert "quick" not in page
+
+
+def test_values_of_several_parts_have_a_table_of_their_own():
+    other = {"value": {"kept": 3}, "form": "counted"}
+    rows = [*record_of()["rows"], record_of()["rows"][0] | {"form": "theirs"}, record_of()["rows"][0] | other]
+    page = table([record_of(rows=rows)])
+    stages = "| case | form | load | save |\n| --- | --- | ---: | ---: |\n| one | ours | 1.00 | 0.500 |\n"
+    assert f"{stages}| one | theirs | 1.00 | 0.500 |" in page
+    assert "| case | form | kept |\n| --- | --- | ---: |\n| one | counted | 3 |" in page
 
 
 def test_every_bar_is_on_the_page():
@@ -140,6 +150,13 @@ def test_bars(bar, met):
 
 
 # --- the figures ------------------------------------------------------------------------------------------------------
+
+
+def test_of_several_rounds_each_part_has_its_median():
+    rounds = [{"load": seconds, "save": 9 - seconds} for seconds in (3.0, 1.0, 2.0)]
+    assert typical(rounds) == {"load": 2.0, "save": 7.0}
+    assert typical([3.0, 1.0, 2.0]) == 3.0
+    assert typical([]) is None
 
 
 def test_forms_take_turns():

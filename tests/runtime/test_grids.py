@@ -11,6 +11,7 @@ from nibabel.affines import from_matvec
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from monai_kd.runtime.borders import nearest_labels
 from monai_kd.runtime.grids import make_grid
 
 SHAPE = (23, 30, 17)
@@ -57,7 +58,9 @@ def test_is_monais(name, spacing, orientation):
     labels = np.random.default_rng(1).integers(0, 3, grid.shape).astype(np.uint8)
     item["pred"] = MetaTensor(torch.as_tensor(labels[None], dtype=torch.float32), meta=item["image"].meta)
     back = Invertd("pred", there, orig_keys="image", nearest_interp=True)(item)["pred"][0].numpy()
-    assert (grid.to_stored(labels) == back).mean() >= 0.9999
+    found = np.zeros(SHAPE, dtype=np.uint8)
+    nearest_labels(labels, grid, [slice(0, size) for size in grid.shape], found)
+    assert (found == back).mean() >= 0.9999
 
 
 def test_kind_of_numbers_and_their_order_in_memory_do_not_matter():
@@ -68,9 +71,44 @@ def test_kind_of_numbers_and_their_order_in_memory_do_not_matter():
         np.testing.assert_allclose(grid.from_stored(form), expected, atol=1e-3)
 
 
-def test_nothing_found_is_nothing_anywhere():
-    grid = make_grid(SHAPE, AFFINES["LPS"], "RAS", (1.6, 1.6, 1.6))
-    assert not grid.to_stored(np.zeros(grid.shape, dtype=np.uint8)).any()
+@pytest.mark.parametrize("spacing", [(1.6, 1.6, 1.6), (0.415, 5.0, 0.73), None])
+@pytest.mark.parametrize("name", AFFINES)
+def test_a_box_is_part_of_the_whole(name, spacing):
+    stored = np.asfortranarray(np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16))
+    grid = make_grid(SHAPE, AFFINES[name], "LPI", spacing)
+    whole = grid.from_stored(stored)
+    for box in ([slice(0, 1)] * 3, [slice(2, 5), slice(1, None), slice(0, 3)], [slice(-1, None)] * 3):
+        box = [slice(*part.indices(size)) for part, size in zip(box, grid.shape)]
+        np.testing.assert_array_equal(grid.from_stored(stored, box), whole[tuple(box)])
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_every_stored_voxel_is_in_the_cells_of_one_slab(name):
+    grid = make_grid(SHAPE, AFFINES[name], "RAS", (1.6, 1.6, 1.6))
+    for axis, size in enumerate(grid.shape):
+        times = np.zeros(SHAPE, int)
+        for start in range(0, size, 3):
+            box = [slice(0, n) for n in grid.shape]
+            box[axis] = slice(max(start - 1, 0), min(start + 3, size))
+            times[grid.cells(box).place] += 1
+        assert (times == 1).all()
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_places_on_a_finer_grid(name):
+    coarse, fine = (make_grid(SHAPE, AFFINES[name], "RAS", (mm, mm, mm)) for mm in (6.0, 1.7))
+    places = np.linalg.solve(corner(fine, AFFINES[name]), corner(coarse, AFFINES[name]))
+    np.testing.assert_allclose(coarse.first_voxel_on(fine), places[:3, 3], atol=1e-6)
+
+
+def corner(grid, affine):
+    """A grid's affine, from where its voxels lie in the stored volume."""
+    made = np.eye(4)
+    for axis, stored in enumerate(grid.order):
+        where = grid.positions[stored]
+        made[:3, axis] = affine[:3, stored] * (where[-1] - where[0]) / max(len(where) - 1, 1)
+    made[:3, 3] = affine[:3, 3] + affine[:3, :3] @ [where[0] for where in grid.positions]
+    return made
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.diag([1.0, 1.0, np.nan, 1.0]), np.eye(3)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import nibabel
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from monai_kd.data import SafeSpacingd
-from monai_kd.runtime import ExportError, VolumeStudent, load_exported
+from monai_kd.runtime import ExportError, VolumeStudent, load_exported, volumes
 
 ROI = (24, 24, 24)
 PIPELINE = {
@@ -94,6 +96,40 @@ def test_labels_are_monais(folder, tmp_path, exact):
     assert labels.dtype == np.uint8
     assert {0, 1, 2} == set(np.unique(labels))
     assert (labels == expected).mean() >= 0.9999
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("shape", [(26, 70, 61), (40, 24, 90), (9, 30, 28)])
+def test_a_large_volume_part_by_part_gets_the_same(folder, tmp_path, monkeypatch, shape, exact):
+    path = write_volume(tmp_path / "a.nii.gz", shape)
+    one = student(folder, exact_borders=exact)
+    expected = one.infer(one.load(path))
+    monkeypatch.setattr(volumes, "_AT_ONCE", 0)
+    loaded = one.load(path)
+    assert loaded.image is None
+    np.testing.assert_array_equal(one.infer(loaded), expected)
+    assert expected.any()
+
+
+def test_memory_does_not_grow_with_the_length(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes, "_AT_ONCE", 0)
+    one, peaks = student(folder, exact_borders=True), []
+    for length in (60, 240):
+        loaded = one.load(write_volume(tmp_path / "a.nii.gz", (length, 70, 61)))
+        tracemalloc.start()
+        labels = one.infer(loaded)
+        peaks.append(tracemalloc.get_traced_memory()[1] - labels.nbytes)
+        tracemalloc.stop()
+    assert peaks[1] <= 1.1 * peaks[0]
+
+
+def test_intensities_of_the_whole_volume_are_not_those_of_its_parts(export_network, tmp_path, monkeypatch):
+    pipeline = PIPELINE | {"intensity": [{"op": "normalize", "nonzero": True}]}
+    one = student(export_network(network(), (1, *ROI), pipeline=pipeline))
+    path = write_volume(tmp_path / "a.nii.gz")
+    expected = one.infer(one.load(path))
+    monkeypatch.setattr(volumes, "_AT_ONCE", 0)
+    np.testing.assert_array_equal(one.infer(one.load(path)), expected)
 
 
 def test_a_volume_smaller_than_a_window(folder, tmp_path):
