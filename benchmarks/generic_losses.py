@@ -77,11 +77,11 @@ def bars(found: Found) -> list[Bar]:
 
 NOTES = {
     "soft targets": SMALL,
-    "DKD": "The sums over the other classes are taken in log space, so that a probability of 1 - 1e-30 loses nothing, "
-    "and labels are checked; the usual form has neither.",
+    "DKD": "The gradient is written out, and is all that is kept. Ours also leaves out positions without a class; the "
+    "usual form does not.",
     "DIST": SMALL,
-    "RKD": "Sides far shorter than the spread of the batch have no direction; finding them is what is more.",
-    "similarity": "The batch is brought to one scale first, so that squares do not overflow.",
+    "RKD": "Ours takes the angles from the distances, the usual form from all B x B sides.",
+    "similarity": "The gradient of the inner products is one product; the usual form's is two and their sum.",
 }
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 def promote(x: Tensor) -> Tensor:
     """``x`` as a plain tensor in float32 (float64 stays): half precision must not reach a distillation term."""
-    x = x.as_subclass(Tensor)
-    return x if x.dtype == torch.float64 else x.float()
+    x = x if type(x) is Tensor else x.as_subclass(Tensor)
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def check_same_shape(student: Tensor, teacher: Tensor, what: str = "logits") -> None:
@@ -54,7 +54,8 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     if mask is None:
         return values.mean()
-    valid = valid_positions(mask, values.unsqueeze(1))[:, 0]
+    ready = mask.dtype == torch.bool and mask.shape == values.shape
+    valid = mask.as_subclass(Tensor) if ready else valid_positions(mask, values.unsqueeze(1))[:, 0]
     return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
 
 

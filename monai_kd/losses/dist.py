@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_kd.losses._common import (
@@ -86,6 +87,8 @@ class DISTLoss(nn.Module):
             check_softmax_channels(student)
         student = probabilities(student, self.temperature, self.sigmoid)
         teacher = probabilities(teacher, self.temperature, self.sigmoid).detach()
+        if mask is None and student.ndim == 2 and student.shape[0] > 1:
+            return self._of_items(student, teacher)
         valid = None if mask is None else valid_positions(mask, student).expand_as(student)
         loss = self.gamma * self.intra_class(student, teacher, valid)
         if student.shape[1] > 2:
@@ -103,6 +106,17 @@ class DISTLoss(nn.Module):
         student, teacher = (x.transpose(0, 1).flatten(1) for x in (student, teacher))
         valid = None if valid is None else valid.transpose(0, 1).flatten(1)
         return pearson_distance(student, teacher, valid, dim=1).mean()
+
+    def _of_items(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of probabilities (B, C), of which both parts are mean squared differences."""
+        loss = F.mse_loss(_standardise_rows(student.T), _standardise_rows(teacher.T)) * (self.gamma / 2)
+        if student.shape[1] > 2:
+            loss = loss + F.mse_loss(_standardise_rows(student), _standardise_rows(teacher)) * (self.beta / 2)
+        return loss
+
+
+def _standardise_rows(x: Tensor) -> Tensor:
+    return torch.layer_norm(x, x.shape[1:], eps=_EPS)
 
 
 def _standardise(x: Tensor, valid: Tensor, count: Tensor, dim: int) -> Tensor:

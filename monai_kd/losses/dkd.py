@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from monai_kd.losses._common import (
     check_same_shape,
@@ -19,31 +21,33 @@ from monai_kd.losses._common import (
 from monai_kd.losses.soft_target import soft_target_kl
 
 
-def decoupled_kl(student: Tensor, teacher: Tensor, label: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The two parts of KL(teacher || student) seen from the true class, one value per position each.
+def decoupled_kl(
+    student: Tensor, teacher: Tensor, label: Tensor, temperature: float = 1.0, alpha: float = 1.0, beta: float = 1.0
+) -> Tensor:
+    """The two parts of KL(teacher || student) seen from the true class, weighted and added, one value per position.
 
-    All sums over the other classes are taken in log space, so a class at probability 1 - 1e-30 loses nothing.
+    All sums over the other classes are taken in log space, so a class at probability 1 - 1e-30 loses nothing. Once
+    differentiable: the gradient is computed with the value, and is all that is kept.
 
     Args:
         student: logits, shape (B, C, *spatial).
         teacher: logits, same shape; receives no gradient.
         label: class indices in [0, C), shape (B, *spatial), an integer type.
         temperature: values above 1 flatten all distributions.
+        alpha: weight of the divergence of "true class or not".
+        beta: weight of the divergence among the other classes.
 
     Returns:
-        The divergence of "true class or not", and the divergence among the other classes, both scaled by
-        ``temperature ** 2`` and of shape (B, *spatial).
+        Divergence scaled by ``temperature ** 2``, shape (B, *spatial).
 
     Raises:
         ValueError: when the shapes differ, or for one channel.
     """
     check_same_shape(student, teacher)
     check_softmax_channels(student)
-    student, teacher = promote(student) / temperature, promote(teacher).detach() / temperature
-    is_target = torch.zeros_like(student, dtype=torch.bool).scatter_(1, label.unsqueeze(1), True)
-    target = _kl(_target_or_not(student, is_target), _target_or_not(teacher, is_target))
-    nontarget = _kl(_among_others(student, is_target), _among_others(teacher, is_target))
-    return target * temperature**2, nontarget * temperature**2
+    student, teacher = promote(student), promote(teacher).detach()
+    divergence: Tensor = _DecoupledKL.apply(student, teacher, label.unsqueeze(1), temperature, alpha, beta)
+    return divergence
 
 
 class DKDLoss(nn.Module):
@@ -93,10 +97,11 @@ class DKDLoss(nn.Module):
             divergence = soft_target_kl(student, teacher, self.temperature, sigmoid=True)
             return self.alpha * masked_mean(divergence, mask)
         label = _class_indices(label, student)
-        is_class = (label >= 0) & (label < student.shape[1])
-        target, nontarget = decoupled_kl(student, teacher, torch.where(is_class, label, 0), self.temperature)
-        valid = is_class & valid_positions(mask, student)[:, 0]
-        return masked_mean(self.alpha * target + self.beta * nontarget, valid)
+        clamped = label.clamp(0, student.shape[1] - 1)
+        is_class = clamped == label
+        divergence = decoupled_kl(student, teacher, clamped, self.temperature, self.alpha, self.beta)
+        valid = is_class if mask is None else is_class & valid_positions(mask, student)[:, 0]
+        return masked_mean(divergence, valid)
 
 
 def _class_indices(label: Tensor, logits: Tensor) -> Tensor:
@@ -112,21 +117,43 @@ def _class_indices(label: Tensor, logits: Tensor) -> Tensor:
     return label.long()
 
 
-def _target_or_not(logits: Tensor, is_target: Tensor) -> Tensor:
-    """Log-probabilities of the target class and of all others together, shape (B, 2, *spatial)."""
-    log_p = F.log_softmax(logits, dim=1)
-    target = torch.where(is_target, log_p, 0.0).sum(dim=1)
-    others = log_p.masked_fill(is_target, -math.inf).logsumexp(dim=1)
-    return torch.stack((target, others), dim=1)
+class _DecoupledKL(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, label: Tensor, temperature: float, alpha: float, beta: float
+    ) -> Tensor:
+        probability, log_probability, odds = _among_others(torch.stack((student, teacher)).div_(temperature), label)
+        (p, q), (log_p, log_q) = probability, log_probability
+        absent = q == 0  # the target, and what adds nothing
+        others = log_q.sub_(log_p).masked_fill_(absent, 0.0).mul_(q).sum(dim=1, keepdim=True)
+        yes, no = F.logsigmoid(odds), F.logsigmoid(-odds)
+        yes_apart, no_apart = yes[1] - yes[0], no[1] - no[0]
+        (yes_p, yes_q), no_q = yes.exp_(), no[1].exp_()
+        target = yes_apart.mul_(yes_q).add_(no_apart.mul_(no_q))
+        if ctx.needs_input_grad[0]:
+            change = yes_p.sub_(yes_q).mul_(alpha * temperature)
+            slope = (p * change).neg_().add_(p.sub_(q), alpha=beta * temperature)
+            ctx.save_for_backward(slope.scatter_(1, label, change))
+        return target.mul_(alpha * temperature**2).add_(others, alpha=beta * temperature**2)[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return gradient.unsqueeze(1) * slope, None, None, None, None, None
 
 
-def _among_others(logits: Tensor, is_target: Tensor) -> Tensor:
-    """Log-probabilities of the other classes given that the target is none; -inf stands at the target."""
-    return F.log_softmax(logits.masked_fill(is_target, -math.inf), dim=1)
+def _among_others(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities of the other classes given that the target is none, their logarithms, and the target's log-odds.
 
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(q || p) over the channels; classes of probability 0 in both add nothing."""
-    absent = log_q == -math.inf
-    difference = log_q.masked_fill(absent, 0.0) - log_p.masked_fill(absent, 0.0)
-    return (log_q.exp() * difference).sum(dim=1)
+    At the target stand 0 and -inf. Of the logits (2, B, C, *spatial), of student and teacher, the memory is used.
+    ``label`` has shape (B, 1, *spatial), the log-odds (2, B, 1, *spatial).
+    """
+    label = label.expand(2, *label.shape)
+    odds = logits.gather(2, label)
+    largest = logits.scatter_(2, label, -math.inf).amax(dim=2, keepdim=True)
+    probability = logits.sub_(largest).exp()
+    total = probability.sum(dim=2, keepdim=True)
+    probability.div_(total)
+    total.log_()
+    return probability, logits.sub_(total), odds.sub_(largest).sub_(total)

@@ -9,35 +9,56 @@ from torch import Tensor, nn
 from monai_kd.losses._common import promote
 
 
-def pair_distances(items: Tensor) -> Tensor:
-    """Distances between items, in units of their mean over all pairs.
+def squared_distances(items: Tensor) -> Tensor:
+    """Squared distances between items, from their inner products.
+
+    These are computed in double precision (except on Apple's devices, which have none), so that the distance of two
+    items that are nearly alike is not lost in rounding.
 
     Args:
         items: shape (B, D).
 
     Returns:
-        Distances, shape (B, B), 0 on the diagonal.
+        Squared distances, shape (B, B), 0 on the diagonal.
     """
-    distances = torch.linalg.vector_norm(items.unsqueeze(0) - items.unsqueeze(1), dim=2)
-    pairs = max(items.shape[0] * (items.shape[0] - 1), 1)
+    items = items if items.device.type == "mps" else items.double()
+    items = items - items.mean(dim=0)
+    with torch.autocast(device_type=items.device.type, enabled=False):
+        products = items @ items.mT
+    squares = products.diagonal()
+    return torch.add(squares.unsqueeze(0) + squares.unsqueeze(1), products, alpha=-2)
+
+
+def pair_distances(squared: Tensor) -> Tensor:
+    """Distances between items, in units of their mean over all pairs.
+
+    Args:
+        squared: distances between items, shape (B, B).
+
+    Returns:
+        Distances, shape (B, B).
+    """
+    distances = squared.clamp(min=1e-30).sqrt()  # the square root has no derivative at 0
+    pairs = max(squared.shape[0] * (squared.shape[0] - 1), 1)
     return distances / (distances.sum() / pairs).clamp(min=1e-8)
 
 
-def triplet_cosines(items: Tensor) -> Tensor:
-    """Cosines of the angles that items i and k form at item j.
+def triplet_cosines(squared: Tensor) -> Tensor:
+    """Cosines of the angles that items i and k form at item j, by the law of cosines.
 
     Args:
-        items: shape (B, D).
+        squared: distances between items, shape (B, B).
 
     Returns:
         Cosines, shape (B, B, B), indexed [j, i, k]. Sides below a thousandth of the spread of the batch have no
         direction: their cosines fade to 0.
     """
-    spread = torch.linalg.vector_norm((items - items.mean(dim=0)).detach()) / items.shape[0] ** 0.5
-    items = items / spread.clamp(min=1e-8)
-    sides = F.normalize(items.unsqueeze(0) - items.unsqueeze(1), dim=2, eps=1e-3)
-    with torch.autocast(device_type=items.device.type, enabled=False):
-        return sides @ sides.mT
+    spread = squared.detach().mean() / 2
+    squared = squared / spread.clamp(min=1e-16)
+    inverse = squared.clamp(min=1e-6).rsqrt()
+    # The cosine of two sides a and b that meet, and c across: (a^2 + b^2 - c^2) / 2ab.
+    doubled = (squared.unsqueeze(2) + squared.unsqueeze(1) - squared) * inverse.unsqueeze(2)
+    return doubled * (inverse / 2).unsqueeze(1)
 
 
 class RKDLoss(nn.Module):
@@ -76,27 +97,17 @@ class RKDLoss(nn.Module):
                 f"features must come from one batch, got {student.shape[0]} items of the student and "
                 f"{teacher.shape[0]} of the teacher."
             )
-        student, teacher = _pool(student), _pool(teacher).detach()
-        distance = _mean_over_distinct(_huber(pair_distances(student), pair_distances(teacher)))
-        angle = _mean_over_distinct(_huber(triplet_cosines(student), triplet_cosines(teacher)))
-        return self.distance_weight * distance + self.angle_weight * angle
+        student, teacher = _pool(student), _pool(teacher.detach())
+        size = student.shape[0]
+        ours, theirs = squared_distances(student), squared_distances(teacher)
+        distances = F.smooth_l1_loss(pair_distances(ours), pair_distances(theirs), reduction="sum")
+        distance = distances / max(size * (size - 1), 1)
+        angles = F.smooth_l1_loss(triplet_cosines(ours), triplet_cosines(theirs), reduction="none")
+        # Where an item meets itself both cosines are 0; an angle has two other items besides.
+        angle = (angles.sum() - angles.diagonal(dim1=1, dim2=2).sum()) / max(size * (size - 1) * (size - 2), 1)
+        return (self.distance_weight * distance + self.angle_weight * angle).to(student.dtype)
 
 
 def _pool(features: Tensor) -> Tensor:
     features = promote(features)
     return features.flatten(2).mean(dim=2) if features.ndim > 2 else features
-
-
-def _huber(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.smooth_l1_loss(student, teacher, reduction="none")
-
-
-def _mean_over_distinct(values: Tensor) -> Tensor:
-    """Mean over pairs (B, B) or triplets (B, B, B) of different items."""
-    size = values.shape[0]
-    distinct = ~torch.eye(size, dtype=torch.bool, device=values.device)
-    count = size * (size - 1)
-    if values.ndim == 3:
-        distinct = distinct.unsqueeze(0) & distinct.unsqueeze(1) & distinct.unsqueeze(2)
-        count = count * (size - 2)
-    return torch.where(distinct, values, 0.0).sum() / max(count, 1)

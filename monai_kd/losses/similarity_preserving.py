@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from monai_kd.losses._common import promote
 
@@ -18,12 +21,10 @@ def batch_similarity(features: Tensor) -> Tensor:
     Returns:
         Similarities, shape (B, B). Rows of items far shorter than the rest of the batch (a thousandth) fade to 0.
     """
-    items = promote(features).flatten(1)
+    products: Tensor = _InnerProducts.apply(promote(features).flatten(1))
     # Rows do not depend on the common scale: dividing by it keeps squares from overflowing and eps meaningful.
-    scale = torch.linalg.vector_norm(items.detach()) / items.shape[0] ** 0.5
-    items = items / scale.clamp(min=1e-12)
-    with torch.autocast(device_type=items.device.type, enabled=False):
-        return F.normalize(items @ items.T, dim=1, eps=1e-3)
+    scale = products.detach().diagonal().mean()
+    return F.normalize(products / scale.clamp(min=1e-24), dim=1, eps=1e-3)
 
 
 class SimilarityPreservingLoss(nn.Module):
@@ -49,3 +50,21 @@ class SimilarityPreservingLoss(nn.Module):
                 f"{teacher.shape[0]} of the teacher."
             )
         return (batch_similarity(student) - batch_similarity(teacher.detach())).square().mean()
+
+
+class _InnerProducts(torch.autograd.Function):
+    """``items @ items.T``, whose gradient is one product instead of two and their sum."""
+
+    @staticmethod
+    def forward(ctx: Any, items: Tensor) -> Tensor:
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(items)
+        with torch.autocast(device_type=items.device.type, enabled=False):
+            return items @ items.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (items,) = ctx.saved_tensors
+        with torch.autocast(device_type=items.device.type, enabled=False):
+            return (gradient + gradient.T) @ items

@@ -37,13 +37,13 @@ def soft_target_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, s
     return categorical_kl(student, teacher, temperature, dim=1)
 
 
-def categorical_kl(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:
+def categorical_kl(student: Tensor, teacher: Tensor, temperature: float, dim: int, mean: bool = False) -> Tensor:
     """KL(teacher || student) between softmax distributions along ``dim``, times ``temperature ** 2``.
 
-    Once differentiable: the gradient, the difference of both distributions, is computed with the value, and is all that
-    is kept.
+    With ``mean`` it is averaged over all of them. Once differentiable: the gradient, the difference of both
+    distributions, is computed with the value, and is all that is kept.
     """
-    divergence: Tensor = _CategoricalKL.apply(student, teacher, temperature, dim)
+    divergence: Tensor = _CategoricalKL.apply(student, teacher, temperature, dim, mean)
     return divergence
 
 
@@ -74,26 +74,32 @@ class SoftTargetLoss(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of logits (B, C, *spatial) where ``mask``, (B, *spatial) or (B, 1, *spatial), is not 0."""
-        return masked_mean(soft_target_kl(student, teacher, self.temperature, self.sigmoid), mask)
+        if mask is not None or self.sigmoid:
+            return masked_mean(soft_target_kl(student, teacher, self.temperature, self.sigmoid), mask)
+        check_same_shape(student, teacher)
+        check_softmax_channels(student)
+        return categorical_kl(promote(student), promote(teacher).detach(), self.temperature, dim=1, mean=True)
 
 
 class _CategoricalKL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:
-        log_p = F.log_softmax(student / temperature, dim=dim)
-        log_q = F.log_softmax(teacher / temperature, dim=dim)
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, dim: int, mean: bool) -> Tensor:
+        log_p = (student / temperature).log_softmax(dim)
+        log_q = (teacher / temperature).log_softmax(dim)
         difference = log_q - log_p
         q = log_q.exp_()
-        ctx.dim = dim
+        count = max(q.numel() // q.shape[dim], 1) if mean else 1
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(log_p.exp_().sub_(q).mul_(temperature))
-        return difference.mul_(q).sum(dim=dim).mul_(temperature**2)
+            ctx.dim = None if mean else dim
+            ctx.save_for_backward(log_p.exp_().sub_(q).mul_(temperature / count))
+        products = difference.mul_(q)
+        return (products.sum() if mean else products.sum(dim=dim)).mul_(temperature**2 / count)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         (slope,) = ctx.saved_tensors
-        return gradient.unsqueeze(ctx.dim) * slope, None, None, None
+        return (gradient if ctx.dim is None else gradient.unsqueeze(ctx.dim)) * slope, None, None, None, None
 
 
 def _bernoulli_kl(student: Tensor, teacher: Tensor) -> Tensor:

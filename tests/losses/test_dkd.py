@@ -70,6 +70,18 @@ def test_extreme_logits_lose_no_precision(scale, alpha, beta):
     assert DKDLoss(1.0, alpha, beta)(student, teacher, label).item() == pytest.approx(exact, rel=1e-5)
 
 
+def test_a_class_that_neither_network_allows_adds_nothing():
+    student, teacher, label = random_inputs((3, 4, 5))
+    label %= 3
+    expected = DKDLoss()(student[:, :3], teacher[:, :3], label)
+    student[:, 3] = teacher[:, 3] = -math.inf
+    value = DKDLoss()(student.requires_grad_(), teacher, label)
+    value.backward()
+    torch.testing.assert_close(value, expected)
+    assert student.grad.isfinite().all()
+    assert (student.grad[:, 3] == 0).all()
+
+
 def test_positions_without_a_class_do_not_count():
     student, teacher, label = random_inputs((2, 3, 4, 4))
     label[1], label[0, 2:] = 255, -1

@@ -87,6 +87,14 @@ def test_duplicate_items_have_a_bounded_gradient():
     assert student.grad.abs().max() < 1e3
 
 
+def test_nearly_equal_items_far_from_0_keep_their_angles():
+    student, teacher = torch.randn(2, 5, 4)
+    student[1] = student[0] + 0.01 * torch.randn(4)
+    student += 10
+    exact = naive_angle(student.tolist(), teacher.tolist())
+    assert RKDLoss(0.0, 1.0)(student, teacher).item() == pytest.approx(exact, rel=1e-5)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="3 items of the student and 4 of the teacher"):
         RKDLoss()(torch.randn(3, 2), torch.randn(4, 2))
