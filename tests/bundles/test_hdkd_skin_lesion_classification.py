@@ -533,7 +533,7 @@ def test_the_table_of_the_readme_has_every_key():
     assert BUNDLE.own_keys("train.json") - listed == {"imports", "initialize", "run"}
     assert BUNDLE.own_keys("smote.json") - listed == {"train#dataset"}
     prose = set(re.findall(r"`(\w+)`", text[text.index("`inference.json` has") :]))
-    parts = {"preprocessing", "dataset", "dataloader", "inferer", "postprocessing", "handlers", "evaluator"}
+    parts = {"preprocessing", "dataset", "dataloader", "inferer", "postprocessing", "handlers", "evaluator", "weights"}
     assert BUNDLE.own_keys("inference.json") - prose == {"imports", "initialize", "run", *parts}
 
 

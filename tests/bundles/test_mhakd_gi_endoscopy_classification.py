@@ -662,5 +662,5 @@ def test_the_table_of_the_readme_has_every_key():
     keys = set().union(*(BUNDLE.own_keys(f"{name}.json") for name in methods))
     assert keys - listed == {"imports", "+imports", "initialize", "run"}
     prose = set(re.findall(r"`(\w+)`", text[text.index("`inference.json` has") :]))
-    parts = {"preprocessing", "dataset", "dataloader", "inferer", "postprocessing", "handlers", "evaluator"}
+    parts = {"preprocessing", "dataset", "dataloader", "inferer", "postprocessing", "handlers", "evaluator", "weights"}
     assert BUNDLE.own_keys("inference.json") - prose == {"imports", "initialize", "run", *parts}
