@@ -109,10 +109,13 @@ def find_volumes(path: Path) -> list[Path]:
     """The volume, or those of a folder by their names.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or two would have masks of one name.
     """
     candidates = sorted(path.iterdir()) if path.is_dir() else [path]
     if found := [one for one in candidates if one.name.lower().endswith(SUFFIXES)]:
+        names = [one.name.lower().removesuffix(".gz") for one in found]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} and the same with .gz would have masks of one name; keep one.")
         return found
     raise ValueError(f"no volume in '{path}': expected files ending in {' or '.join(SUFFIXES)}.")
 

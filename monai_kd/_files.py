@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,21 @@ from typing import BinaryIO
 def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     save_whole(path, lambda file: file.write(text.encode()))
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a finished folder in the place of an earlier one, or of nothing; where that fails, the earlier one stays."""
+    if not target.exists():
+        os.replace(new, target)
+        return
+    before = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    os.replace(target, before)
+    try:
+        os.replace(new, target)
+    except BaseException:
+        os.replace(before, target)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def save_whole(path: Path, write: Callable[[BinaryIO], object], previous: Path | None = None) -> None:

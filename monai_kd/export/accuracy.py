@@ -35,7 +35,8 @@ class Accuracy:
     """A score of two networks on the same validation cases.
 
     Attributes:
-        score: the bundle's own, or "agreement": the share of positions that get the same label.
+        score: the bundle's own, or "agreement": the share of images that get the same label, or of the positions that
+            either network calls foreground.
         reason: why the bundle's own was not used, or ``None``.
         cases: how many.
         before: of the float32 network.
@@ -86,13 +87,17 @@ def compare_accuracy(
     """
     try:
         name, first, count = _score(student, before, cases)
-        _, second, _ = _score(student, after, cases)
-        found = Accuracy(name, None, count, first, second, max_drop)
     except NoCases as error:
         shares = [_agreement(before(sample.image.numpy()), after(sample.image.numpy())) for sample in samples]
         if not shares:
             raise AccuracyError(f"int8 is not exported unseen: {error}") from error
         found = Accuracy(AGREEMENT, str(error), len(shares), 1.0, float(np.mean(shares)), max_drop)
+    else:
+        try:
+            _, second, _ = _score(student, after, cases)
+        except NoCases as error:
+            raise AccuracyError(f"int8 has no score beside {name} {first:.4f} of f32: {error}") from error
+        found = Accuracy(name, None, count, first, second, max_drop)
     if not found.drop <= max_drop:
         raise AccuracyError(
             f"int8 loses too much: {found}. Calibrate with more cases, allow more with max_drop, or export in bf16. "
@@ -146,9 +151,9 @@ def _score(student: StudentBundle, answer: Answer, count: int) -> tuple[str, flo
 
 
 def _agreement(first: np.ndarray, second: np.ndarray) -> float:
-    if first.shape[1] == 1:
-        return float(((first > 0) == (second > 0)).mean())
-    return float((first.argmax(axis=1) == second.argmax(axis=1)).mean())
+    a, b = (each > 0 if each.shape[1] == 1 else each.argmax(axis=1) for each in (first, second))
+    asked = (a > 0) | (b > 0) if first.ndim > 2 else np.ones_like(a, dtype=bool)
+    return float((a == b)[asked].mean()) if asked.any() else 1.0
 
 
 class _without_logs:  # a context, used as a word

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import uuid
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from monai_kd._files import replace_folder
 from monai_kd.export.accuracy import Accuracy, compare_accuracy
 from monai_kd.export.cases import NoCases, Sample, noise, open_cases
 from monai_kd.export.documents import INFERENCE, METADATA, Answer
@@ -128,7 +128,7 @@ def export_bundle(
         done = _export(student, temporary, to, precision, calibration_inputs or few, validation_cases or many, max_drop)
         description = _describe(student, temporary, to, precision, task, channels, done)
         _write_json(temporary / _DESCRIPTION, description)
-        _replace(temporary, target)
+        replace_folder(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -193,7 +193,7 @@ def _write_batched(
             continue
         if batch is not None:
             return batch, reason, exporter
-        reason = same_for_batches(student.network, _LOADERS[to](folder / _FILES[to], "f32"), shape)
+        reason = same_for_batches(_LOADERS[to](folder / _FILES[to], "f32"), shape)
         if reason is None:
             return None, None, exporter
     raise AssertionError("a batch of 1 was tried")
@@ -327,17 +327,6 @@ def _check_target(target: Path) -> None:
         raise FileExistsError(f"'{target}' holds something other than an export; give another folder.")
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"'{target}' is a file; give a folder.")
-
-
-def _replace(new: Path, target: Path) -> None:
-    """Put a finished folder in the place of an earlier one, or of nothing."""
-    if not target.exists():
-        os.replace(new, target)
-        return
-    before = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    os.replace(target, before)
-    os.replace(new, target)
-    shutil.rmtree(before, ignore_errors=True)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -38,7 +38,8 @@ def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, ch
     Returns:
         ``{"kind": "volume", "orientation", "spacing", "intensity", "pad_value", "roi_size", "overlap", "mode",
         "sw_batch_size", "exact_borders"}`` or ``{"kind": "picture", "channels", "size", "resize", "cast", "mean",
-        "std"}``, with a ``"threshold"`` where the output is cut at one.
+        "std"}``, with a ``"threshold"`` where the output is cut at one, and ``"activated": True`` where probabilities are
+        interpolated, not what the network gives.
 
     Raises:
         PipelineRefused: as said; the message names the transform.
@@ -61,7 +62,11 @@ def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, ch
         pipeline = chain.picture(inferer)
     else:
         raise PipelineRefused("Invertd with nearest_interp True is known of volumes alone.")
-    return pipeline if threshold is None else {**pipeline, "threshold": threshold}
+    if threshold is not None:
+        pipeline["threshold"] = threshold
+    if _activated(behind):
+        pipeline["activated"] = True
+    return pipeline
 
 
 def output_activation(postprocessing: Any) -> str | None:
@@ -328,6 +333,16 @@ def _exact_borders(transforms: Iterable[Any]) -> bool:
                     "Invertd behind AsDiscreted is known with nearest_interp True; else it gives labels between labels."
                 )
     return exact
+
+
+def _activated(transforms: Sequence[Any]) -> bool:
+    """Whether probabilities are made before an inversion that interpolates."""
+    names = [type(transform).__name__ for transform in transforms]
+    if not {"Activationsd", "Invertd"} <= set(names):
+        return False
+    activation, inversion = (transforms[names.index(name)] for name in ("Activationsd", "Invertd"))
+    makes = bool(activation.softmax[0] or activation.sigmoid[0])
+    return makes and not inversion.nearest_interp[0] and names.index("Activationsd") < names.index("Invertd")
 
 
 def _flat(transform: Any) -> list[Any]:

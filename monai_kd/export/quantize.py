@@ -11,6 +11,7 @@ from torch import nn
 from monai_kd.export.cases import Sample
 from monai_kd.export.documents import Documents
 from monai_kd.export.openvino_ir import openvino_module, save_ir
+from monai_kd.runtime.engines import openvino_core
 
 __all__ = ["quantize_ir"]
 
@@ -29,7 +30,7 @@ def quantize_ir(folder: Path, network: nn.Module, samples: Sequence[Sample], doc
     """
     if not samples:
         raise ValueError("int8 needs inputs to calibrate with.")
-    openvino = openvino_module()
+    openvino_module()
     import nncf
 
     attends = any(isinstance(module, nn.LayerNorm | nn.MultiheadAttention) for module in network.modules())
@@ -38,7 +39,7 @@ def quantize_ir(folder: Path, network: nn.Module, samples: Sequence[Sample], doc
     logger.setLevel(logging.ERROR)
     try:
         model = nncf.quantize(
-            openvino.Core().read_model(str(folder / "model.xml")),
+            openvino_core().read_model(str(folder / "model.xml")),
             nncf.Dataset([sample.image.numpy() for sample in samples]),
             subset_size=len(samples),
             model_type=nncf.ModelType.TRANSFORMER if attends else None,

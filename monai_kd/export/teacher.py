@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import shutil
 import uuid
@@ -18,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from monai_kd._files import replace_folder
 from monai_kd._processes import processes, rank
 from monai_kd.checkpoints import load_weights
 from monai_kd.distiller import DistillationTerm
@@ -103,13 +103,7 @@ def export_teacher(
             "versions": {"torch": torch.__version__, "openvino": openvino_module().__version__},
         }
         (temporary / DESCRIPTION).write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-        if target.exists():
-            before = target.with_name(f"{temporary.name}.before")
-            os.replace(target, before)
-            os.replace(temporary, target)
-            shutil.rmtree(before, ignore_errors=True)
-        else:
-            os.replace(temporary, target)
+        replace_folder(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

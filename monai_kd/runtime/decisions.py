@@ -8,14 +8,16 @@ import numpy as np
 
 from monai_kd.runtime.description import ExportDescription, ExportError
 
-__all__ = ["decide", "probabilities", "undecided"]
+__all__ = ["activate", "decide", "probabilities", "undecided"]
 
 
-def decide(export: ExportDescription, threshold: float | None = None) -> Callable[[np.ndarray], np.ndarray]:
+def decide(
+    export: ExportDescription, threshold: float | None = None, activated: bool = False
+) -> Callable[[np.ndarray], np.ndarray]:
     """A function of the network's answer (classes, ...) that gives labels (...), uint8.
 
     Several classes: the one with the largest answer. One: 1 where its probability reaches the threshold (0.5 if not
-    given), else 0.
+    given), else 0. With ``activated`` answers are probabilities already.
 
     Raises:
         ExportError: the classes overlap (several with a sigmoid or a threshold), so one label map cannot hold them;
@@ -27,7 +29,7 @@ def decide(export: ExportDescription, threshold: float | None = None) -> Callabl
             raise ExportError(f"the threshold of '{export.folder}' must be between 0 and 1, got {threshold}.")
         if export.activation == "softmax":
             raise ExportError("softmax over 1 channel is constant; export the bundle again with a sigmoid.")
-        cut = _before_activation(export, threshold)
+        cut = np.float32(threshold) if activated else _before_activation(export, threshold)
         return lambda answer: (answer[0] >= cut).astype(np.uint8)
     if export.activation == "sigmoid" or threshold is not None:
         raise ExportError(
@@ -37,6 +39,16 @@ def decide(export: ExportDescription, threshold: float | None = None) -> Callabl
     if export.out_channels > 256:
         raise ExportError(f"a label map holds 256 classes at most, the network has {export.out_channels}.")
     return _largest
+
+
+def activate(answer: np.ndarray, activation: str | None) -> None:
+    """Make an answer (classes, ...) of float32 probabilities, in place."""
+    if activation == "softmax":
+        answer -= answer.max(axis=0)
+        np.exp(answer, out=answer)
+        answer /= answer.sum(axis=0)
+    if activation == "sigmoid":
+        np.exp(-np.logaddexp(0, -answer), out=answer)
 
 
 def probabilities(answer: np.ndarray, activation: str | None) -> np.ndarray:

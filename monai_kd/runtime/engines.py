@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from monai_kd.runtime.description import ExportDescription, ExportError
 __all__ = ["RUNTIMES", "Engine", "open_engine", "openvino_core", "usable_threads"]
 
 Engine = Callable[[np.ndarray], np.ndarray]
+_ONE_CORE = Lock()
 
 
 def open_engine(export: ExportDescription, runtime: str, precision: str, num_threads: int) -> Engine:
@@ -44,7 +46,6 @@ def usable_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@cache
 def openvino_core() -> Any:
     """OpenVINO's ``Core``, one for the process and never freed.
 
@@ -52,6 +53,12 @@ def openvino_core() -> Any:
     the last puts back one that is freed, and the next signal ends the process: a worker of a ``DataLoader`` that is
     done, or Ctrl-C.
     """
+    with _ONE_CORE:
+        return _core()
+
+
+@cache
+def _core() -> Any:
     import openvino
 
     return openvino.Core()

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from monai_kd._files import save_whole
-from monai_kd.runtime.decisions import decide, probabilities
+from monai_kd.runtime.decisions import activate, decide, probabilities
 from monai_kd.runtime.description import ExportError, reading_pipeline
 from monai_kd.runtime.exported import ExportedModel
 from monai_kd.runtime.resizing import resize_area, resize_bilinear
@@ -64,7 +64,8 @@ class PictureStudent:
                 f"gives {len(self._mean)} of {self._size}; export the bundle again."
             )
         if not self.classifies:
-            self._decide = decide(export, pipeline.get("threshold"))
+            self._activated = bool(pipeline.get("activated", False))
+            self._decide = decide(export, pipeline.get("threshold"), self._activated)
             return
         names = list(pipeline.get("class_names") or export.labels.values())
         if len(names) != export.out_channels or len(set(names)) != len(names):
@@ -94,6 +95,8 @@ class PictureStudent:
         answer = self.model(loaded.image)
         if self.classifies:
             return np.asarray(probabilities(answer, self.model.description.activation)[0])
+        if self._activated:
+            activate(answer[0], self.model.description.activation)
         answer = answer[0].transpose(1, 2, 0)
         if loaded.size != self._size:
             answer = _RESIZE[self._resize](answer, loaded.size)
@@ -108,7 +111,8 @@ class PictureStudent:
 
     def _read(self, pipeline: Mapping[str, Any]) -> None:
         known = {
-            "kind", "channels", "size", "resize", "cast", "mean", "std", "threshold", "class_names",
+            "kind", "channels", "size", "resize", "cast", "mean", "std", "threshold", "activated",
+            "class_names",
         }  # fmt: skip
         if unknown := sorted(pipeline.keys() - known):
             raise ValueError(f"unknown: {', '.join(unknown)}; update monai_kd")

@@ -20,7 +20,7 @@ from monai_kd._files import write_whole
 from monai_kd.runtime.description import ExportError
 from monai_kd.runtime.exported import ExportedModel
 from monai_kd.runtime.pictures import PictureStudent
-from monai_kd.runtime.volumes import VolumeStudent
+from monai_kd.runtime.volumes import LoadedVolume, VolumeStudent
 
 __all__ = ["Prediction", "open_student", "predict"]
 
@@ -86,9 +86,9 @@ def predict(
     targets = _targets(cases, base, folder, student, result)
 
     def save(case: Path, mask: np.ndarray, loaded: Any) -> None:
-        targets[case].parent.mkdir(parents=True, exist_ok=True)
         if not targets[case].parent.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"'{targets[case]}' would lie outside the output folder (a link?)")
+        targets[case].parent.mkdir(parents=True, exist_ok=True)
         student.save(mask, loaded, targets[case])
         result.written[case] = targets[case]
 
@@ -153,6 +153,8 @@ class _Work:
                     if found is None:
                         bar.update()
                     else:
+                        if isinstance(loaded, LoadedVolume):
+                            loaded = loaded.without_voxels()  # masks that wait to be saved keep no images
                         saving.append((case, saver.submit(self.save, case, found, loaded)))
                     del loading, loaded, found  # not kept in memory while the next is in the network
                     while len(saving) > _WAITING or (saving and saving[0][1].done()):

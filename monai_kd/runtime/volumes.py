@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from monai_kd.runtime.borders import nearest_labels, sharp_labels
-from monai_kd.runtime.decisions import decide, undecided
+from monai_kd.runtime.decisions import activate, decide, undecided
 from monai_kd.runtime.description import ExportError, reading_pipeline
 from monai_kd.runtime.exported import ExportedModel
 from monai_kd.runtime.grids import Grid, make_grid
@@ -41,6 +41,10 @@ class LoadedVolume:
     grid: Grid
     image: np.ndarray | None
     coarse: tuple[Grid, np.ndarray] | None = None
+
+    def without_voxels(self) -> LoadedVolume:
+        """What is needed to save its labels."""
+        return replace(self, stored=replace(self.stored, channels=()), image=None, coarse=None)
 
 
 class VolumeStudent:
@@ -92,7 +96,8 @@ class VolumeStudent:
         self.exact_borders = bool(pipeline.get("exact_borders", False)) if exact_borders is None else exact_borders
         self.coarse_spacing = coarse_spacing
         self.margin = margin
-        self._decide = decide(export, pipeline.get("threshold"))
+        self._activated = bool(pipeline.get("activated", False))
+        self._decide = decide(export, pipeline.get("threshold"), self._activated)
 
     def load(self, path: Path) -> LoadedVolume:
         """Read a volume and bring it to the network's grid.
@@ -108,6 +113,11 @@ class VolumeStudent:
         grid = self._grid(stored, self._spacing)
         if self.coarse_spacing is None:
             coarse = None
+        elif self.coarse_spacing <= min(grid.spacing):
+            raise ValueError(
+                f"a coarse pass at {self.coarse_spacing:g} mm is no coarser than the network's grid at "
+                f"{' x '.join(f'{mm:g}' for mm in grid.spacing)} mm; give a larger coarse_spacing, or none"
+            )
         else:
             around = self._grid(stored, [self.coarse_spacing] * 3)
             coarse = (around, self._image(stored, around))
@@ -123,6 +133,8 @@ class VolumeStudent:
         read = self._reader(loaded, answers)
         found = np.zeros(grid.stored_shape, dtype=np.uint8, order="F")
         for box, answer, seen in answers.slabs(read, self.model, watch):
+            if self._activated:
+                activate(answer, self.model.description.activation)
             if seen is not None:
                 undecided(answer, ~seen)
             labels = self._decide(answer)
@@ -139,7 +151,7 @@ class VolumeStudent:
     def _read(self, pipeline: Mapping[str, Any]) -> None:
         known = {
             "kind", "orientation", "spacing", "intensity", "pad_value", "roi_size", "overlap", "mode", "sw_batch_size",
-            "exact_borders", "threshold",
+            "exact_borders", "threshold", "activated",
         }  # fmt: skip
         if unknown := sorted(pipeline.keys() - known):
             raise ValueError(f"unknown: {', '.join(unknown)}; update monai_kd")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -180,12 +182,15 @@ class CachedTeacher(nn.Module):
         return [tensor_digest(one).hex() for one in seen]
 
     def _identity(self) -> str:
-        """Of the teacher; computed again when a weight was changed in place or replaced."""
+        """Of the teacher; computed again when a weight was changed or replaced.
+
+        A change behind autograd's back, such as ``weight.data.add_(1)``, is not seen.
+        """
         if isinstance(self.teacher, RuntimeTeacher):
             return f"{self.teacher.export.fingerprint[:32]}_{self.teacher.precision}"
         state = self.teacher.network.state_dict(keep_vars=True).values()
         tensors = [value for value in state if isinstance(value, Tensor)]
-        marks = [(id(value), 0 if value.is_inference() else value._version) for value in tensors]
+        marks = [(id(one), one.data_ptr(), 0 if one.is_inference() else one._version) for one in tensors]
         if self._seen is None or self._seen[0] != marks:
             self._seen = marks, network_fingerprint(self.teacher.network)[:32]
         return self._seen[1]
@@ -209,13 +214,19 @@ class CachedTeacher(nn.Module):
             return
         (fresh,) = self._live(images[row : row + 1], taps)
         self._trusted = True
-        if all(_alike(found[views[row]][tap], fresh[tap]) for tap in taps):  # type: ignore[index]
+        # Read again: another process may have made it anew since.
+        stored = _read(folder / f"{views[row]}.pt", taps)
+        if stored is None or all(_alike(stored[tap], fresh[tap]) for tap in taps):
+            found[views[row]] = stored
             return
         warnings.warn(
             f"the answers in {folder} are not those of this teacher, whose code may have changed; they are made anew.",
             stacklevel=2,
         )
-        shutil.rmtree(folder, ignore_errors=True)
+        aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")  # at once, for all processes
+        with suppress(FileNotFoundError):
+            os.replace(folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
         found.update(dict.fromkeys(found))
 
 
@@ -237,9 +248,15 @@ def _read(path: Path, taps: Sequence[str]) -> dict[str, Any] | None:
 
 def _write(path: Path, answer: Mapping[str, Any]) -> None:
     """Store an answer, beside what an earlier run with other taps has stored of the view."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"format": _FORMAT, "answer": {**(_read(path, ()) or {}), **answer}}
-    save_whole(path, lambda file: torch.save(content, file))
+    for last in (False, True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_whole(path, lambda file: torch.save(content, file))
+            return
+        except FileNotFoundError:  # another process has just set a stale folder aside
+            if last:
+                raise
 
 
 def _halved(value: Any, tap: str, row: int, count: int) -> Any:
@@ -277,5 +294,9 @@ def _alike(stored: Any, fresh: Any) -> bool:
         return same and all(_alike(*pair) for pair in zip(stored, fresh))
     if stored.shape != fresh.shape:
         return False
-    difference, largest = (stored.float() - fresh.float()).abs().max(), fresh.float().abs().max()
-    return bool(difference <= _SAME * largest + 1e-6)
+    stored, fresh = stored.float(), fresh.float()
+    ends = ~fresh.isfinite()  # of logits that are masked, say
+    if not torch.equal(ends, ~stored.isfinite()) or not stored[ends].equal(fresh[ends]):
+        return False
+    difference = (stored - fresh).masked_fill(ends, 0).abs().max()
+    return bool(difference <= _SAME * fresh.masked_fill(ends, 0).abs().max() + 1e-6)

@@ -87,6 +87,7 @@ def test_a_volume_of_the_model_zoo():
         "mode": "constant",
         "sw_batch_size": 4,
         "exact_borders": True,
+        "activated": True,  # probabilities are interpolated
     }
 
 
