@@ -38,8 +38,8 @@ def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, ch
     Returns:
         ``{"kind": "volume", "orientation", "spacing", "intensity", "pad_value", "roi_size", "overlap", "mode",
         "sw_batch_size", "exact_borders"}`` or ``{"kind": "picture", "channels", "size", "resize", "cast", "mean",
-        "std"}``, with a ``"threshold"`` where the output is cut at one, and ``"activated": True`` where probabilities are
-        interpolated, not what the network gives.
+        "std"}``, with a ``"threshold"`` where the output is cut at one, and ``"activated": True`` where probabilities
+        are interpolated, not what the network gives.
 
     Raises:
         PipelineRefused: as said; the message names the transform.
