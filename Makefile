@@ -71,8 +71,15 @@ lint: install
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-benchmark: install
+benchmark: $(VENV)/opponents
 	$(BIN)/python -W ignore -m benchmarks
+
+# What others' losses cost: beside the environment, for torchvision would change the rest of it.
+$(VENV)/opponents: $(VENV)/installed
+	rm -rf $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+		torchdistill==1.1.5 torchvision==0.28.0
+	touch $@
 
 clean:
 	rm -rf $(OUT) $(VENV) $(LABEL_VENV) $(DEPLOY_VENV) build *.egg-info

@@ -34,7 +34,7 @@ NAMES = (
     "cold_start",
     "scaling",
 )
-_PACKAGES = ("torch", "monai", "numpy", "openvino", "nncf")
+_PACKAGES = ("torch", "monai", "numpy", "openvino", "nncf", "torchdistill")
 
 
 def main(arguments: list[str] | None = None) -> int:

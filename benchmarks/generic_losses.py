@@ -1,8 +1,7 @@
 """Generic distillation losses, forward and backward, against their usual forms on the same inputs.
 
-torchdistill, the library whose losses these are to be measured against, is not installed here. "usual": the papers'
-equations in the ordinary operations of torch, as such libraries write them, with the averages that ours take, so that
-both give the same number.
+"torchdistill": that library's loss, where it has one of these. "usual": the papers' equations in the ordinary operations
+of torch, with the averages that ours take, so that both give the same number.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.comparing import Bar, Case, Found, memory_ratio, ratio, values_agree
+from benchmarks.torchdistill_losses import torchdistill_losses
 from monai_kd.losses import (
     AttentionTransferLoss,
     ChannelWiseLoss,
@@ -48,15 +48,13 @@ def cases(quick: bool) -> list[Case]:
         "RKD": (items, RKDLoss(), usual_rkd),
         "similarity": ((items[0], *features[1:]) if quick else (16, 64, 56, 56), SimilarityPreservingLoss(), usual_sp),
     }
-    return [
-        Case(
-            name,
-            {"usual": _maker(usual, shape), "ours": _maker(ours, shape)},
-            rounds=5 if quick else 15,
-            memory=torch.Size(shape).numel() > 50_000,
-        )
-        for name, (shape, ours, usual) in losses.items()
-    ]
+    theirs = torchdistill_losses()
+    made = []
+    for name, (shape, ours, usual) in losses.items():
+        forms = {"usual": usual, "ours": ours} | ({"torchdistill": theirs[name]} if name in theirs else {})
+        rounds, memory = 5 if quick else 15, torch.Size(shape).numel() > 50_000
+        made.append(Case(name, {form: _maker(loss, shape) for form, loss in forms.items()}, rounds, memory=memory))
+    return made
 
 
 SMALL = "For a batch of logits each call takes some tens of microseconds, of which ours spends a few on its checks."
@@ -66,10 +64,12 @@ def bars(found: Found) -> list[Bar]:
     result = []
     for case, forms in found.items():
         note = NOTES.get(case.split(",")[0], "")
-        result.append(Bar("P13", f"{case}, ours / usual", ratio(forms, "ours", "usual"), 1, most=True, note=note))
-        memory = memory_ratio(forms, "ours", "usual")
-        if not isinstance(memory, str):
-            result.append(Bar("P13", f"{case}, memory", memory, 1.02, most=True, note=note))
+        for form in [form for form in ("torchdistill", "usual") if form in forms]:
+            what = f"{case}, ours / {form}"
+            result.append(Bar("P13", what, ratio(forms, "ours", form), 1, most=True, note=note))
+            memory = memory_ratio(forms, "ours", form)
+            if not isinstance(memory, str):
+                result.append(Bar("P13", f"{what}, memory", memory, 1.02, most=True, note=note))
         same = values_agree(forms, "ours", "usual")
         result.append(Bar("P13", f"{case}, relative difference", same, 1e-4, most=True))
     return result
