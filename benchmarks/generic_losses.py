@@ -1,7 +1,7 @@
 """Generic distillation losses, forward and backward, against their usual forms on the same inputs.
 
-"torchdistill": that library's loss, where it has one of these. "usual": the papers' equations in the ordinary operations
-of torch, with the averages that ours take, so that both give the same number.
+"torchdistill": that library's loss, where it has one of these. "usual": the papers' equations in the ordinary
+operations of torch, with the averages that ours take, so that both give the same number.
 """
 
 from __future__ import annotations

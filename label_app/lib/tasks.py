@@ -15,6 +15,7 @@ from monailabel.utils.others.label_colors import get_color
 
 from lib.polygons import outlines
 from monai_kd.checkpoints import load_weights
+from monai_kd.inferers import RuntimeNetwork
 
 __all__ = ["ClassificationTask", "PolygonTask", "Polygonsd", "open_task"]
 
@@ -34,10 +35,14 @@ def open_task(bundle: Path, conf: dict[str, str]) -> BundleInferTask:
     image, answer = (next(iter(formats[side].values())) for side in ("inputs", "outputs"))
     if len(image["spatial_shape"]) != 2:
         raise ValueError(f"'{bundle.name}' is for volumes: serve it with MONAI Label's app monaibundle.")
-    if not (bundle / "models" / "model.pt").is_file():
-        raise FileNotFoundError(f"'{bundle}' has no models/model.pt: put the trained student there.")
+    weights = bundle / "models" / "model.pt"
+    if not weights.is_file() and not weights.with_suffix(".ts").is_file():
+        raise FileNotFoundError(f"'{bundle}' has no models/model.pt: put the trained student there, or its model.ts.")
     task = (PolygonTask if answer.get("spatial_shape") else ClassificationTask)(bundle, conf, answer)
-    load_weights(task.network, bundle / "models" / "model.pt")  # said now, and not by each request
+    if isinstance(task.network, RuntimeNetwork):
+        task.load_strict = False  # it has its own weights, and MONAI Label gives it those of model.pt
+    elif task.network is not None:
+        load_weights(task.network, weights)  # said now, and not by each request
     return task
 
 

@@ -51,8 +51,11 @@ BUNDLE = HDKD("hdkd_skin_lesion_classification")
 
 @pytest.fixture(scope="module")
 def lesions(tmp_path_factory):
+    return write_lesions(tmp_path_factory.mktemp("data") / "lesions")
+
+
+def write_lesions(root):
     """Six lesions of each class, one picture each, so that every split has every class."""
-    root = tmp_path_factory.mktemp("data") / "lesions"
     (root / "images").mkdir(parents=True)
     rows = ["lesion_id,image_id,dx"]
     for index, name in enumerate(HAM10000_CLASSES):
@@ -519,7 +522,7 @@ def test_any_image_size_trains(lesions, trained, tmp_path):
 
 def test_the_commands_of_the_readme_give_keys_that_exist():
     runs = BUNDLE.readme_runs()
-    assert len(runs) == 20
+    assert len(runs) == 22
     for configs, given in runs:
         assert all((BUNDLE.folder / config).is_file() for config in configs)
         known = set().union(*(BUNDLE.own_keys(Path(config).name) for config in configs))

@@ -647,7 +647,7 @@ def test_a_map_of_another_size_is_refused(frames, trained, tmp_path):
 
 def test_the_commands_of_the_readme_give_keys_that_exist():
     runs = BUNDLE.readme_runs()
-    assert len(runs) == 25
+    assert len(runs) == 27
     for configs, given in runs:
         assert all((BUNDLE.folder / config).is_file() for config in configs)
         known = set().union(*(BUNDLE.own_keys(Path(config).name) for config in configs))

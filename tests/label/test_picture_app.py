@@ -17,6 +17,8 @@ from PIL import Image
 from scipy.ndimage import binary_fill_holes
 from skimage.draw import polygon2mask
 
+from monai_kd.export import export_bundle
+
 from .label_server import environment, serve
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +28,8 @@ POLYPS, LESIONS, FRAMES = (
     "mhakd_gi_endoscopy_classification",
 )
 CLASSIFIERS = [LESIONS, FRAMES]
+EXPORTED = {POLYPS: "exported_polyp_segmentation", LESIONS: "exported_skin_lesion_classification"}
+SCRIPT = "scripted_polyp_segmentation"
 SIZE = (130, 96)  # width and height
 
 # What makes the copies small; all else is the bundle as it is.
@@ -75,14 +79,40 @@ def bundles(tmp_path_factory, studies):
             with torch.no_grad():
                 parser["threshold"] = float(network(image[None]).sigmoid().median())
         path.write_text(json.dumps(parser.config, indent=4) + "\n")
+    for name, served in EXPORTED.items():
+        exported = folder / served / "exported"
+        export(folder / name, exported, "openvino")
+        write_configs(folder / name, exported, folder / served, "inference_runtime.json")
+        (folder / served / "models").mkdir()
+        torch.save({}, folder / served / "models" / "model.pt")  # MONAI Label asks for one
+    export(folder / POLYPS, folder / SCRIPT / "models", "torchscript")
+    write_configs(folder / POLYPS, folder / SCRIPT / "models", folder / SCRIPT)
     return folder
+
+
+def export(bundle, folder, form):
+    """The student as its ``inference.json`` has it."""
+    text = json.loads((bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
+    keys = ("image_size", "network_def", "threshold")
+    changes = {key: text[key] for key in keys if key in text} | {"ckpt_dir": str(bundle / "models")}
+    export_bundle(bundle, folder, to=form, overrides={**changes, "dataset_dir": str(bundle / "no data")})
+
+
+def write_configs(bundle, exported, served, *overrides):
+    """``inference.json`` of an export with files of its bundle merged into it, and its metadata."""
+    (served / "configs").mkdir()
+    files = [exported / "inference.json", *(bundle / "configs" / file for file in overrides)]
+    merged = ConfigParser.load_config_files(files)
+    ConfigParser.export_config_file(merged, served / "configs" / "inference.json", indent=4)
+    shutil.copy(exported / "metadata.json", served / "configs")
 
 
 @pytest.fixture(scope="module")
 def server(studies, bundles, tmp_path_factory):
     app = tmp_path_factory.mktemp("app") / "label_app"
     shutil.copytree(ROOT / "label_app", app)  # MONAI Label writes into it
-    with serve(app, studies, SMALL, tmp_path_factory.mktemp("log") / "server.log", bundles=bundles) as running:
+    names = [*SMALL, *EXPORTED.values(), SCRIPT]
+    with serve(app, studies, names, tmp_path_factory.mktemp("log") / "server.log", bundles=bundles) as running:
         yield running
 
 
@@ -123,10 +153,10 @@ def drawn(result):
 
 def test_info_lists_the_bundles(server):
     info = server.request("GET", "/info/").json()
-    assert set(info["models"]) == set(SMALL)
+    assert set(info["models"]) == {*SMALL, *EXPORTED.values(), SCRIPT}
     assert info["trainers"] == {}
     found = {name: (model["type"], model["dimension"]) for name, model in info["models"].items()}
-    assert found == {POLYPS: ("segmentation", 2), LESIONS: ("classification", 2), FRAMES: ("classification", 2)}
+    assert found == {name: (name.split("_")[-1], 2) for name in found}
     assert info["models"][POLYPS]["labels"] == {"polyp": 1}
     assert info["models"][LESIONS]["labels"]["nv"] == 5
     assert info["datastore"]["total"] == 2
@@ -153,6 +183,21 @@ def test_scores_are_those_of_the_bundle(server, bundles, studies, tmp_path, bund
         assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
         assert result["class"] == max(scores, key=scores.get)
     assert set(rows) == {"frame_0.jpg", "frame_1.png"}
+
+
+@pytest.mark.parametrize("served", [EXPORTED[POLYPS], SCRIPT])
+def test_an_exported_segmentation_answers_as_the_bundle(server, served):
+    own = drawn(ask(server, POLYPS, "frame_0.jpg", tolerance=0))
+    found = drawn(ask(server, served, "frame_0.jpg", tolerance=0))
+    assert own.any()
+    assert np.mean(own == found) >= 0.999
+
+
+def test_an_exported_classification_answers_as_the_bundle(server):
+    own, found = (ask(server, name, "frame_1.png")["prediction"] for name in (LESIONS, EXPORTED[LESIONS]))
+    scores = [{one["label"]: one["score"] for one in result} for result in (own, found)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-4)
+    assert len(set(scores[0].values())) > 1
 
 
 def test_a_picture_can_be_sent(server, studies):
