@@ -65,10 +65,10 @@ def write_bundles(models: Path, root: Path) -> list[str]:
         torch.save(volume_network(role).state_dict(), bundle / "models" / "model.pt")
     teacher = models / "teacher_torch" / "configs" / "inference.json"
     write_config(teacher, network_def=read_config(BUNDLES / KIDNEY / "configs" / "train.json")["teacher_def"])
-    exported = root / "exported"
-    export_bundle(models / BASE, exported, overrides={"dataset_dir": str(root / "no data")})
     served = {name: precision for name, precision in RUNTIME.items() if precision in precisions()}
     for name, precision in served.items():
+        exported = root / precision
+        export_bundle(models / BASE, exported, precision=precision, overrides={"dataset_dir": str(root / "no data")})
         bundle = bundle_folder(models, name)
         shutil.copy(models / BASE / "models" / "model.pt", bundle / "models")
         override = read_config(bundle / "configs" / "inference_runtime.json")

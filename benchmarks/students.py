@@ -103,11 +103,11 @@ def _exported(
     suffix: str,
     configs: Sequence[str] = (),
 ) -> Path:
-    """The folder, made on first use; for bf16 the runtime takes that of f32."""
+    """The folder, made on first use."""
     from monai_kd.export import export_bundle
 
     root = scratch() / f"{bundle}{suffix}"
-    folder = root / ("int8" if precision == "int8" else "f32")
+    folder = root / precision
     if folder.is_dir():
         return folder
     if precision == "int8":
@@ -115,24 +115,28 @@ def _exported(
         return folder
     root.mkdir(exist_ok=True)
     torch.save(network.state_dict(), root / "model.pt")
-    nowhere = {"ckpt_dir": str(root), "dataset_dir": str(root / "no data")}
+    changes = {**overrides, "ckpt_dir": str(root), "dataset_dir": str(root / "no data")}
     files = [BUNDLES / bundle / "configs" / file for file in configs]
-    export_bundle(BUNDLES / bundle, folder, checkpoint="model.pt", overrides={**overrides, **nowhere}, configs=files)
+    export_bundle(
+        BUNDLES / bundle, folder, precision=precision, checkpoint="model.pt", overrides=changes, configs=files
+    )
     return folder
 
 
 def _quantize(source: Path, folder: Path, network: nn.Module) -> None:
     """The int8 form of an exported folder, calibrated on noise: good for its time alone."""
     from monai_kd.export.cases import noise
+    from monai_kd.export.openvino_ir import write_openvino
     from monai_kd.export.quantize import quantize_ir
     from monai_kd.runtime.description import sha256
 
     draft = folder.with_name("int8_draft")
     shutil.copytree(source, draft)
     content = json.loads((draft / "export.json").read_text(encoding="utf-8"))
-    shape: Sequence[int] = content["input"]["spatial_shape"]
-    quantize_ir(draft, network, list(noise(2, content["input"]["channels"], shape)), {})
-    content["precision"] = "int8"
+    channels, shape = content["input"]["channels"], content["input"]["spatial_shape"]
+    write_openvino(network, (channels, *shape), None, draft, {})  # without the precise instance norms of f32
+    quantize_ir(draft, network, list(noise(2, channels, shape)), {})
+    content |= {"precision": "int8", "verified": {"openvino": ["int8"]}}
     content["checksums"] |= {name: sha256(draft / name) for name in ("model.xml", "model.bin")}
     (draft / "export.json").write_text(json.dumps(content))
     draft.rename(folder)

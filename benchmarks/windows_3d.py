@@ -2,8 +2,8 @@
 
 The bundle's student is a DynUNet; the fast student, of ``fast_student.json``, works on blocks of 2 x 2 x 2 voxels.
 
-Weights are random, and int8 is calibrated on noise: good for time alone. Limits on the Dice of bf16 and int8 belong to
-trained students; ``monai-kd export`` checks them. "freed memory kept": the same with glibc told not to return what
+Weights are random, and int8 is calibrated on noise: good for time alone. What bf16 and int8 do to the Dice of trained
+students is measured by ``exported_scores``. "freed memory kept": the same with glibc told not to return what
 torch frees, which makes eager networks faster on some machines.
 """
 
