@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from monai_kd.losses._common import promote
 
@@ -42,7 +45,7 @@ def structure_loss(input: Tensor, target: Tensor, weighted_bce: bool = True, ker
 
     Args:
         input: logits, shape (B, C, *spatial), 2D or 3D.
-        target: mask with values in [0, 1], same shape.
+        target: mask with values in [0, 1], same shape; receives no gradient.
         weighted_bce: weight the cross-entropy too.
         kernel_size: side of the window in pixels, odd.
 
@@ -56,18 +59,10 @@ def structure_loss(input: Tensor, target: Tensor, weighted_bce: bool = True, ker
         raise ValueError(f"logits {tuple(input.shape)} and mask {tuple(target.shape)} must have one shape.")
     if input.ndim not in (4, 5):
         raise ValueError(f"expected logits of shape (B, C, H, W) or (B, C, D, H, W), got {tuple(input.shape)}.")
-    input, target = promote(input), promote(target)
+    input, target = promote(input), promote(target).detach()
     target = target.to(input.dtype)
-    weights = structure_weights(target, kernel_size)
-
-    bce = F.binary_cross_entropy_with_logits(input, target, reduction="none")
-    bce = _sum(weights * bce) / _sum(weights) if weighted_bce else bce.flatten(2).mean(dim=2)
-
-    probability = input.sigmoid()
-    weighted_target = weights * target
-    intersection = _sum(probability * weighted_target)
-    total = _sum(probability * weights) + _sum(weighted_target)
-    return bce + 1 - (intersection + 1) / (total - intersection + 1)
+    losses: Tensor = _CrossEntropyAndIoU.apply(input, target, structure_weights(target, kernel_size), weighted_bce)
+    return losses
 
 
 class StructureLoss(nn.Module):
@@ -112,6 +107,41 @@ class StructureLoss(nn.Module):
         return structure_loss(input, target, self.weighted_bce, self.kernel_size).mean()
 
 
+class _CrossEntropyAndIoU(torch.autograd.Function):
+    """The gradient is computed with the value, and is all that is kept; what is no longer needed is overwritten."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, weights: Tensor, weighted_bce: bool) -> Tensor:
+        total = _sum(weights) if weighted_bce else torch.full_like(_sum(weights), weights.shape[2:].numel())
+        errors = F.softplus(logits, threshold=40.0).addcmul_(logits, target, value=-1)
+        bce = _sum(errors.mul_(weights) if weighted_bce else errors) / total
+
+        probability = torch.sigmoid(logits, out=errors)
+        product = weights * target
+        union = _sum(product)
+        intersection = _sum(product.mul_(probability))
+        union += _sum(torch.mul(weights, probability, out=product)) - intersection
+        iou = (intersection + 1) / (union + 1)
+
+        if ctx.needs_input_grad[0]:
+            # d loss / d logit = (p - g) w / total + p (1 - p) w (iou - (1 + iou) g) / (union + 1); g is the mask
+            everywhere, in_mask, total = (
+                x.reshape(*x.shape, *[1] * (logits.ndim - 2))
+                for x in (iou / (union + 1), (1 + iou) / (union + 1), total)
+            )
+            variance = torch.addcmul(probability, probability, probability, value=-1, out=product).mul_(weights)
+            slope = probability.sub_(target).div_(total)
+            slope = (slope.mul_(weights) if weighted_bce else slope).addcmul_(variance, everywhere)
+            ctx.save_for_backward(slope.addcmul_(variance.mul_(target), in_mask, value=-1))
+        return bce + 1 - iou
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return gradient.reshape(*gradient.shape, *[1] * (slope.ndim - 2)) * slope, None, None, None
+
+
 def _check_window(kernel_size: int) -> None:
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive, so that the window has a middle; got {kernel_size}.")
@@ -126,9 +156,9 @@ def _integral_mean(x: Tensor, kernel_size: int) -> Tensor:
     for axis in range(2, x.ndim):
         size = x.shape[axis]
         padding = [0, 0] * (x.ndim - 1 - axis) + [kernel_size // 2 + 1, kernel_size // 2]
-        sums = F.pad(x, padding).cumsum(axis)
+        sums = F.pad(x, padding).cumsum_(axis)
         x = sums.narrow(axis, kernel_size, size) - sums.narrow(axis, 0, size)
-    return x / kernel_size ** (x.ndim - 2)
+    return x.div_(kernel_size ** (x.ndim - 2))
 
 
 def _pooled_mean(x: Tensor, kernel_size: int) -> Tensor:

@@ -46,6 +46,7 @@ def hlfd_terms(
     feature_weight: float = 0.9,
     unified: float = 0.5,
     individual: float = 0.5,
+    native_resolution: bool = False,
 ) -> list[DistillationTerm]:
     """HLFD: the teacher's middle levels teach the student's first, its last one the student's middle levels.
 
@@ -65,6 +66,7 @@ def hlfd_terms(
         feature_weight: of all importance maps.
         unified: share of the unified terms in either.
         individual: share of each individual term in either.
+        native_resolution: compare each term's maps at the coarsest of their sizes, where the paper enlarges some.
 
     Returns:
         The terms, 2 (n - 1) of them for a student with n - 1 decoder levels.
@@ -80,13 +82,14 @@ def hlfd_terms(
         ['importance_unified', 'importance_e2', 'importance_e3']
     """
     _check_depth(student, teacher)
-    features = [_importance("unified", student.encoder[0], teacher.encoder[1:-1], p, feature_weight * unified)]
+    maps, predictions = ImportanceMapLoss(p, native_resolution), PredictionMapLoss(temperature, native_resolution)
+    features = [_importance("unified", student.encoder[0], teacher.encoder[1:-1], maps, feature_weight * unified)]
     for level in range(2, len(student.encoder)):
-        features.append(_importance_of_bottleneck(student, teacher, level, p, feature_weight * individual))
+        features.append(_importance_of_bottleneck(student, teacher, level, maps, feature_weight * individual))
     pixels = [
-        _prediction("unified", student.decoder[0], teacher.decoder[:-1], temperature, pixel_weight * unified),
+        _prediction("unified", student.decoder[0], teacher.decoder[:-1], predictions, pixel_weight * unified),
         *(
-            _prediction(f"d{level}", tap, teacher.head, temperature, pixel_weight * individual)
+            _prediction(f"d{level}", tap, teacher.head, predictions, pixel_weight * individual)
             for level, tap in list(_decoder_levels(student).items())[1:]
         ),
     ]
@@ -100,23 +103,26 @@ def skd_terms(
     p: float = 4.0,
     pixel_weight: float = 0.1,
     feature_weight: float = 0.9,
+    native_resolution: bool = False,
 ) -> list[DistillationTerm]:
     """SKD: like teaches like, at the end of either part: logits (``prediction_output``) and bottleneck
     (``importance_e<n>``). Arguments as in :func:`hlfd_terms`.
     """
     _check_depth(student, teacher)
+    maps, predictions = ImportanceMapLoss(p, native_resolution), PredictionMapLoss(temperature, native_resolution)
     return [
-        _importance_of_bottleneck(student, teacher, len(student.encoder), p, feature_weight),
-        _output(student, teacher, temperature, pixel_weight),
+        _importance_of_bottleneck(student, teacher, len(student.encoder), maps, feature_weight),
+        _output(student, teacher, predictions, pixel_weight),
     ]
 
 
 def attention_terms(
-    student: Taps, teacher: Taps, p: float = 4.0, feature_weight: float = 1.0
+    student: Taps, teacher: Taps, p: float = 4.0, feature_weight: float = 1.0, native_resolution: bool = False
 ) -> list[DistillationTerm]:
     """AT: the bottleneck alone (``importance_e<n>``). Arguments as in :func:`hlfd_terms`."""
     _check_depth(student, teacher)
-    return [_importance_of_bottleneck(student, teacher, len(student.encoder), p, feature_weight)]
+    maps = ImportanceMapLoss(p, native_resolution)
+    return [_importance_of_bottleneck(student, teacher, len(student.encoder), maps, feature_weight)]
 
 
 def dkd_terms(
@@ -126,6 +132,7 @@ def dkd_terms(
     p: float = 4.0,
     pixel_weight: float = 0.1,
     feature_weight: float = 0.9,
+    native_resolution: bool = False,
 ) -> list[DistillationTerm]:
     """DKD: like teaches like at every level: logits (``prediction_output``), ``importance_e<k>``, ``prediction_d<k>``.
 
@@ -134,17 +141,18 @@ def dkd_terms(
     :func:`hlfd_terms`.
     """
     _check_depth(student, teacher)
+    maps, predictions = ImportanceMapLoss(p, native_resolution), PredictionMapLoss(temperature, native_resolution)
     ours, theirs = _decoder_levels(student), _decoder_levels(teacher)
     features = [
-        _importance(f"e{level}", mine, other, p, feature_weight)
+        _importance(f"e{level}", mine, other, maps, feature_weight)
         for level, (mine, other) in enumerate(zip(student.encoder, teacher.encoder), start=1)
     ]
     pixels = [
-        _prediction(f"d{level}", tap, theirs[level], temperature, pixel_weight)
+        _prediction(f"d{level}", tap, theirs[level], predictions, pixel_weight)
         for level, tap in ours.items()
         if level in theirs
     ]
-    return [*features, _output(student, teacher, temperature, pixel_weight), *pixels]
+    return [*features, _output(student, teacher, predictions, pixel_weight), *pixels]
 
 
 def hifd_terms(
@@ -154,17 +162,19 @@ def hifd_terms(
     p: float = 4.0,
     pixel_weight: float = 0.1,
     feature_weight: float = 0.9,
+    native_resolution: bool = False,
 ) -> list[DistillationTerm]:
     """HIFD: SKD, and the student's even levels below n learn from the teacher's bottleneck (``importance_e<k>``) and
     logits (``prediction_d<k>``); of five levels the second and the fourth. Arguments as in :func:`hlfd_terms`.
     """
-    features, output = skd_terms(student, teacher, temperature, p, pixel_weight, feature_weight)
+    features, output = skd_terms(student, teacher, temperature, p, pixel_weight, feature_weight, native_resolution)
+    maps, predictions = ImportanceMapLoss(p, native_resolution), PredictionMapLoss(temperature, native_resolution)
     even, decoder = range(2, len(student.encoder), 2), _decoder_levels(student)
     return [
         features,
-        *(_importance_of_bottleneck(student, teacher, level, p, feature_weight) for level in even),
+        *(_importance_of_bottleneck(student, teacher, level, maps, feature_weight) for level in even),
         output,
-        *(_prediction(f"d{k}", decoder[k], teacher.head, temperature, pixel_weight) for k in even if k in decoder),
+        *(_prediction(f"d{k}", decoder[k], teacher.head, predictions, pixel_weight) for k in even if k in decoder),
     ]
 
 
@@ -175,16 +185,18 @@ def ifd_terms(
     p: float = 4.0,
     pixel_weight: float = 0.1,
     feature_weight: float = 0.9,
+    native_resolution: bool = False,
 ) -> list[DistillationTerm]:
     """IFD: SKD, and the student's levels, joined, learn from the teacher's bottleneck (``importance_joined``, of e1 to
     e(n-1)) and logits (``prediction_joined``, of the decoder). Arguments as in :func:`hlfd_terms`.
     """
-    features, output = skd_terms(student, teacher, temperature, p, pixel_weight, feature_weight)
+    features, output = skd_terms(student, teacher, temperature, p, pixel_weight, feature_weight, native_resolution)
+    maps, predictions = ImportanceMapLoss(p, native_resolution), PredictionMapLoss(temperature, native_resolution)
     return [
         features,
-        _importance("joined", student.encoder[:-1], teacher.encoder[-1], p, feature_weight),
+        _importance("joined", student.encoder[:-1], teacher.encoder[-1], maps, feature_weight),
         output,
-        _prediction("joined", student.decoder, teacher.head, temperature, pixel_weight),
+        _prediction("joined", student.decoder, teacher.head, predictions, pixel_weight),
     ]
 
 
@@ -204,21 +216,22 @@ def _decoder_levels(taps: Taps) -> dict[int, str]:
 
 
 def _importance(
-    name: str, student: str | Sequence[str], teacher: str | Sequence[str], p: float, weight: float
+    name: str, student: str | Sequence[str], teacher: str | Sequence[str], loss: ImportanceMapLoss, weight: float
 ) -> DistillationTerm:
-    return DistillationTerm(f"importance_{name}", ImportanceMapLoss(p), student, teacher, weight)
+    return DistillationTerm(f"importance_{name}", loss, student, teacher, weight)
 
 
-def _importance_of_bottleneck(student: Taps, teacher: Taps, level: int, p: float, weight: float) -> DistillationTerm:
-    return _importance(f"e{level}", student.encoder[level - 1], teacher.encoder[-1], p, weight)
+def _importance_of_bottleneck(
+    student: Taps, teacher: Taps, level: int, loss: ImportanceMapLoss, weight: float
+) -> DistillationTerm:
+    return _importance(f"e{level}", student.encoder[level - 1], teacher.encoder[-1], loss, weight)
 
 
 def _prediction(
-    name: str, student: str | Sequence[str], teacher: str | Sequence[str], temperature: float, weight: float
+    name: str, student: str | Sequence[str], teacher: str | Sequence[str], loss: PredictionMapLoss, weight: float
 ) -> DistillationTerm:
-    loss = PredictionMapLoss(temperature)
     return DistillationTerm(f"prediction_{name}", loss, student, teacher, weight, adapter=ChannelAdapter)
 
 
-def _output(student: Taps, teacher: Taps, temperature: float, weight: float) -> DistillationTerm:
-    return DistillationTerm("prediction_output", PredictionMapLoss(temperature), student.head, teacher.head, weight)
+def _output(student: Taps, teacher: Taps, loss: PredictionMapLoss, weight: float) -> DistillationTerm:
+    return DistillationTerm("prediction_output", loss, student.head, teacher.head, weight)

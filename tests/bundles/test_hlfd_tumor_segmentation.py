@@ -315,6 +315,18 @@ def test_ablations_train_a_student_of_their_own(organ, cases, trained, tmp_path,
     assert terms <= set(flow.parser.get_parsed_content("train#trainer").state.output[0])
 
 
+@pytest.mark.parametrize("name", [None, *(name for name in ABLATIONS if name != "soft_targets")])
+def test_native_resolution_is_of_every_term(organ, cases, trained, tmp_path, name):
+    common = settings(organ, cases, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"))
+    files = ["train.json"] if name is None else ["train.json", f"{name}.json"]
+    for native in (False, True):
+        parser = BUNDLES[organ].unstarted(*files, **common, native_resolution=native)
+        terms = parser.get_parsed_content("terms")
+        assert {term.loss.native_resolution for term in terms} == {native}
+    default = BUNDLES[organ].unstarted(*files, **common).get_parsed_content("terms")
+    assert not any(term.loss.native_resolution for term in default)
+
+
 def test_slices_in_2d(organ, cases, trained, tmp_path):
     """The paper's networks, narrow, on axial slices of the same volumes; the 3D weights stay as they are."""
     models = tmp_path / "models"

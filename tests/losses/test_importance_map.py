@@ -190,6 +190,128 @@ def test_the_gradient_of_parts_is_the_gradient_of_the_whole(monkeypatch, several
     assert all(x.any() for x in gradients[0])
 
 
+# --- fourth powers of what is enlarged, and the coarsest size ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((2, 5, 3), (13,)),
+        ((2, 5, 2, 3), (8, 3)),
+        ((2, 5, 1, 3), (9, 11)),
+        ((2, 5, 2, 4, 4), (16, 2, 9)),
+        ((2, 5, 4, 4, 4), (15, 16, 16)),  # not four times as long
+    ],
+)
+def test_fourth_powers_are_those_of_the_enlarged_features(shape, size):
+    for channels in (1, 3, 100):
+        x = torch.randn(shape, dtype=torch.float64).requires_grad_()
+        peak = module.largest(x.detach())
+        expected = (resized(x, size) / peak).pow(4).sum(dim=1, keepdim=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_CHUNK_BYTES", channels * 2 * math.prod(size) * 8)
+            actual = module.power_sum(x, peak, size, 4.0)
+        torch.testing.assert_close(actual, expected)
+        gradient = torch.randn_like(expected)
+        torch.testing.assert_close(*(torch.autograd.grad(y, x, gradient)[0] for y in (actual, expected)))
+
+
+def test_enlarged_fourth_powers_are_no_less_than_0():
+    """Neighbours of opposite sign: what is between them is summed of terms that cancel."""
+    x = torch.tensor([1.0, -1.0]).repeat(1, 50, 4).requires_grad_()
+    powers = module.power_sum(x, torch.ones(1, 1, 1), (80,), 4.0)
+    assert powers.min() >= 0
+    torch.testing.assert_close(powers, resized(x, (80,)).pow(4).sum(dim=1, keepdim=True), rtol=1e-5, atol=1e-5)
+
+
+NATIVE = ImportanceMapLoss(native_resolution=True)
+
+
+def at_the_coarsest(student, teacher, p=4.0):
+    """Powers first, averages then, each axis as short as it is anywhere."""
+    sides = [x if isinstance(x, list) else [x] for x in (student, teacher)]
+    size = [min(lengths) for lengths in zip(*(x.shape[2:] for side in sides for x in side))]
+    pool = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[len(size)]
+    maps = [sum(pool(x.abs().pow(p).sum(dim=1, keepdim=True), size) for x in side).flatten(1) for side in sides]
+    maps = [x / x.norm(dim=1, keepdim=True) for x in maps]
+    return (maps[0] - maps[1]).square().sum(dim=1).mean()
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_native_resolution_matches_its_formula(dims, p):
+    """Sizes that do not divide each other are among them."""
+    one, several = features(dims, (3, 7)), features(dims, (2, 8), (5, 4), (3, 3))
+    loss = ImportanceMapLoss(p, native_resolution=True)
+    for student, teacher in [(one[0], several[1]), (several[2], one[0]), (one[0], several), (several, one[0])]:
+        torch.testing.assert_close(loss(student, teacher), at_the_coarsest(student, teacher, p))
+
+
+def test_native_resolution_takes_the_least_of_every_axis():
+    student, teacher = torch.randn(2, 3, 8, 4).double(), torch.randn(2, 5, 6, 9).double()
+    torch.testing.assert_close(NATIVE(student, teacher), at_the_coarsest(student, teacher))
+    with pytest.raises(ValueError, match=r"1 position.*\(2, 3, 8, 1\), \(2, 3, 1, 8\)"):
+        NATIVE(torch.randn(2, 3, 8, 1), torch.randn(2, 3, 1, 8))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_native_resolution_is_the_papers_loss_where_all_sizes_are_equal(dims):
+    student, *teachers = features(dims, (3, 6), (2, 6), (5, 6))
+    for teacher in (teachers[0], teachers):
+        torch.testing.assert_close(NATIVE(student, teacher), ImportanceMapLoss()(student, teacher))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_native_resolution_still_sees_a_peak(dims):
+    """One strong voxel counts where it is, though a linear resize without antialiasing would step over it."""
+    student, teacher = torch.zeros(1, 1, *[16] * dims), torch.zeros(1, 1, *[4] * dims)
+    student[(..., *[0] * dims)] = 1.0
+    teacher[(..., *[0] * dims)] = 1.0
+    assert NATIVE(student, teacher) == 0
+    assert ImportanceMapLoss()(student, teacher) == 1  # the student's map is 0
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_native_resolution_reaches_the_student_alone(dims):
+    student, *teachers = (x.requires_grad_() for x in features(dims, (2, 5), (3, 3), (2, 2)))
+    assert torch.autograd.gradcheck(lambda x: NATIVE(x, [y.detach() for y in teachers]), student)
+    NATIVE(student, teachers).backward()
+    assert student.grad.any()
+    assert all(x.grad is None for x in teachers)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_native_resolution_does_not_depend_on_scale(scale):
+    student, *teachers = (x.float() for x in features(2, (3, 8), (2, 8), (4, 4)))
+    torch.testing.assert_close(NATIVE(scale * student, teachers), NATIVE(student, teachers))
+    torch.testing.assert_close(NATIVE(student, [scale * x for x in teachers]), NATIVE(student, teachers))
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_float32_under_autocast(native):
+    student, *teachers = (x.float() for x in features(3, (3, 16), (8, 4), (16, 2)))
+    loss = ImportanceMapLoss(native_resolution=native)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, half = loss(student, teachers), loss(student.bfloat16(), [x.bfloat16() for x in teachers])
+    assert value.dtype == half.dtype == torch.float32
+    torch.testing.assert_close(value, loss(student, teachers))
+
+
+def test_native_resolution_never_enlarges(monkeypatch):
+    student, teachers = torch.randn(1, 2, 32, 32, 32), [torch.randn(1, 64 * 2**i, *[4 // 2**i] * 3) for i in range(2)]
+    student.requires_grad_()
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 1)
+    with Largest() as largest:
+        value = NATIVE(student, teachers)
+    assert largest.values <= 32**3  # one channel of the student
+    with Largest() as largest:
+        value.backward()
+    assert largest.values <= student.numel()
+    with Largest() as largest:
+        NATIVE(teachers[0], student.detach())
+    assert largest.values <= 32**3
+
+
 # --- gradient and numbers ---------------------------------------------------------------------------------------------
 
 
@@ -258,6 +380,8 @@ def test_errors():
     loss, x = ImportanceMapLoss(), torch.randn(2, 3, 4, 4)
     with pytest.raises(ValueError, match="p must be at least 1"):
         ImportanceMapLoss(0.5)
+    with pytest.raises(ValueError, match="native_resolution must be True or False, got 'false'"):
+        ImportanceMapLoss(native_resolution="false")
     with pytest.raises(ValueError, match=r"one batch with as many axes.*\(2, 3, 4, 4\), \(2, 3, 4, 4, 4\)"):
         loss(x, torch.randn(2, 3, 4, 4, 4))
     with pytest.raises(ValueError, match="one batch"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from monai_kd.adapters import ChannelAdapter
 from monai_kd.losses.prediction_map import PredictionMapLoss
@@ -117,6 +118,83 @@ def test_golden_file():
     assert released(student, [target]).item() == pytest.approx(golden["pmd_cat_released"].item(), rel=1e-6)
 
 
+# --- at the coarsest size ---------------------------------------------------------------------------------------------
+
+
+NATIVE = PredictionMapLoss(native_resolution=True)
+
+
+def pooled(x, size):
+    return {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}[x.ndim](x, size)
+
+
+@pytest.mark.parametrize("sizes", [(2, 5), (5, 2), (4, 4)], ids=["coarse student", "fine student", "equal"])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_native_resolution_averages_the_logits(dims, sizes):
+    """5 is not divisible by 2."""
+    student, teacher = (torch.randn(2, 3, *[side] * dims).double() for side in sizes)
+    size = [min(sizes)] * dims
+    expected = naive(pooled(student, size), pooled(teacher, size), 4.0)
+    assert NATIVE(student, teacher).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_native_resolution_joins_at_the_coarsest(dims):
+    student = torch.randn(2, 5, *[3] * dims).double()
+    teachers = [torch.randn(2, 3, *[6] * dims).double(), torch.randn(2, 2, *[2] * dims).double()]
+    size = [2] * dims
+    expected = naive(pooled(student, size), torch.cat([pooled(x, size) for x in teachers], dim=1), 4.0)
+    assert NATIVE(student, teachers).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_native_resolution_is_the_papers_loss_where_all_sizes_are_equal(dims):
+    student, *teachers = (torch.randn(2, c, *[4] * dims).double() for c in (5, 3, 2))
+    torch.testing.assert_close(NATIVE(student, teachers), PredictionMapLoss()(student, teachers))
+    torch.testing.assert_close(NATIVE(student[:, :3], teachers[0]), PredictionMapLoss()(student[:, :3], teachers[0]))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_native_resolution_reaches_the_student_alone(dims):
+    student = torch.randn(2, 5, *[3] * dims).double().requires_grad_()
+    teachers = [torch.randn(2, 3, *[4] * dims).double(), torch.randn(2, 2, *[2] * dims).double()]
+    assert torch.autograd.gradcheck(lambda x: NATIVE(x, teachers), student)
+    leaves = [x.requires_grad_() for x in teachers]
+    NATIVE(student, leaves).backward()
+    assert student.grad.any()
+    assert all(x.grad is None for x in leaves)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_float32_under_autocast(native):
+    student, teacher = torch.randn(2, 3, 2, 2, 2), torch.randn(2, 3, 8, 8, 8)
+    loss = PredictionMapLoss(native_resolution=native)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, half = loss(student, teacher), loss(student.bfloat16(), teacher.bfloat16())
+    assert value.dtype == half.dtype == torch.float32
+    torch.testing.assert_close(value, loss(student, teacher))
+
+
+class Largest(TorchDispatchMode):
+    """The most values that any operation wrote."""
+
+    values = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and func not in (torch.ops.aten.detach.default,):
+            self.values = max(self.values, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_native_resolution_never_enlarges(dims):
+    student, teacher = torch.randn(2, 3, *[4] * dims, requires_grad=True), torch.randn(2, 3, *[16] * dims)
+    with Largest() as largest:
+        NATIVE(student, teacher).backward()
+    assert largest.values <= student.numel()
+
+
 # --- behaviour --------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +269,8 @@ def test_errors():
     loss, x = PredictionMapLoss(), torch.randn(2, 3, 4, 4)
     with pytest.raises(ValueError, match="temperature must be positive"):
         PredictionMapLoss(0)
+    with pytest.raises(ValueError, match="native_resolution must be True or False, got 'false'"):
+        PredictionMapLoss(native_resolution="false")
     with pytest.raises(ValueError, match=r"3 channels, the teacher 8 in 2 map\(s\).*ChannelAdapter"):
         loss(x, [x, torch.randn(2, 5, 2, 2)])
     with pytest.raises(ValueError, match=r"1 channel is constant.*out_channels=2"):

@@ -96,6 +96,40 @@ def test_gradient(spatial, weighted_bce):
     assert torch.autograd.gradcheck(StructureLoss(weighted_bce, kernel_size=3), (logits, mask))
 
 
+@pytest.mark.parametrize("weighted_bce", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3, 20, 36), (2, 1, 6, 9, 12)])
+def test_the_gradient_is_that_of_the_formula(shape, weighted_bce):
+    logits, mask = 3 * torch.randn(shape, dtype=torch.float64), (torch.rand(shape) > 0.5).double()
+    upstream = torch.rand(shape[0])[:, None].double()
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    (upstream * structure_loss(ours, mask, weighted_bce, 5)).sum().backward()
+    sum(
+        weight * naive(theirs[i : i + 1], mask[i : i + 1], 5, weighted_bce) * shape[1]
+        for i, weight in enumerate(upstream[:, 0])
+    ).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_the_inputs_stay_as_they_are():
+    """Its work is done in place, but not in theirs; and a graph that is kept gives the same gradient again."""
+    logits, mask = torch.randn(2, 1, 16, 16), (torch.rand(2, 1, 16, 16) > 0.5).float().requires_grad_()
+    given, leaf = (logits.clone(), mask.detach().clone()), logits.clone().requires_grad_()
+    loss = StructureLoss()(leaf, mask)
+    first = torch.autograd.grad(loss, leaf, retain_graph=True)[0]
+    torch.testing.assert_close(torch.autograd.grad(loss, leaf)[0], first)
+    assert torch.equal(leaf.detach(), given[0])
+    assert torch.equal(mask.detach(), given[1])
+    assert mask.grad is None
+
+
+def test_one_map_is_kept_for_the_gradient():
+    logits, mask = torch.randn(2, 1, 32, 32, requires_grad=True), torch.rand(2, 1, 32, 32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        StructureLoss()(logits, mask)
+    assert sum(count for count in kept if count > 2) == logits.numel()
+
+
 @pytest.mark.parametrize("fill", [0.0, 1.0])
 @pytest.mark.parametrize("scale", [0.0, 1e4])
 @pytest.mark.parametrize("batch", [1, 2])

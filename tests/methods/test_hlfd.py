@@ -178,6 +178,15 @@ def test_weights_and_constants_can_be_chosen():
 
 
 @pytest.mark.parametrize("terms_of", EVERY)
+def test_native_resolution_is_for_all_terms_or_none(terms_of):
+    for native in (False, True):
+        terms = terms_of(numbered(5), named(5), native_resolution=native)
+        assert {term.loss.native_resolution for term in terms} == {native}
+        assert wiring(terms) == wiring(terms_of(numbered(5), named(5)))
+    assert not any(term.loss.native_resolution for term in terms_of(numbered(5), named(5)))
+
+
+@pytest.mark.parametrize("terms_of", EVERY)
 def test_too_shallow_networks_are_refused(terms_of):
     with pytest.raises(ValueError, match="the student has 2 encoder and 1 decoder levels; at least 3 and 2 are needed"):
         terms_of(numbered(2), named(5))
@@ -268,13 +277,15 @@ def train(student, teacher, terms):
     return distiller, before
 
 
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("terms_of", EVERY)
 @pytest.mark.parametrize("dims", [2, 3])
-def test_reaches_the_update(dims, terms_of):
+def test_reaches_the_update(dims, terms_of, native):
     """Task loss 0: the terms alone move the student, and all of their adapters."""
     student, teacher = Net(dims, levels=4), Net(dims, levels=4, width=4)
     first = copy.deepcopy(student.e[0].weight)
-    distiller, before = train(student, teacher, terms_of(taps_of(student), taps_of(teacher)))
+    terms = terms_of(taps_of(student), taps_of(teacher), native_resolution=native)
+    distiller, before = train(student, teacher, terms)
     assert not torch.equal(student.e[0].weight, first)
     assert all(not torch.equal(p, before[name]) for name, p in distiller.named_parameters())
 
