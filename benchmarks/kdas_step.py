@@ -19,13 +19,16 @@ from benchmarks.steps import (
     BOUND,
     OURS,
     RELEASED,
+    SERVED,
     STUDENT,
     check_teacher_apart,
     released_bars,
+    served_teacher,
     step_bars,
     updating,
 )
 from benchmarks.structure_loss import direct_structure_loss
+from benchmarks.students import precisions
 from monai_kd import DistillationTerm, Distiller, FeatureTaps, FrozenTeacher
 from monai_kd.losses import AttentionSupervisionLoss, StructureLoss, SymmetricalGuidingLoss
 from monai_kd.networks import PolypPVT
@@ -35,7 +38,8 @@ TAPS = ["logits_cfm", "logits_sam"]
 
 def cases(quick: bool) -> list[Case]:
     batch, size = (1, 160) if quick else (2, 352)
-    forms = {form: _maker(form, batch, size) for form in (STUDENT, BOUND, OURS, RELEASED, BF16)}
+    served = (SERVED,) if "bf16" in precisions() else ()
+    forms = {form: _maker(form, batch, size) for form in (STUDENT, BOUND, OURS, RELEASED, BF16, *served)}
     return [Case(f"{batch} x 3 x {size}^2", forms, rounds=3 if quick else 9)]
 
 
@@ -82,10 +86,13 @@ def _maker(form: str, batch: int, size: int) -> Callable[[], Callable[[], float]
             DistillationTerm("attention_sam", attention, TAPS[1], TAPS[1], weight=0.3),
             DistillationTerm("symmetrical_guiding", guiding, TAPS[0], TAPS[0], weight=0.3),
         ]
-        distiller = Distiller(student, frozen, terms)
+        if form == SERVED:
+            distiller = Distiller(student, served_teacher(teacher, "kdas", (3, size, size), TAPS, "bf16"), terms)
+        else:
+            distiller = Distiller(student, frozen, terms)
 
         def distilled() -> Tensor:
-            autocast = torch.autocast("cpu", torch.bfloat16, enabled=form == BF16)
+            autocast = torch.autocast("cpu", torch.bfloat16, enabled=form in (BF16, SERVED))
             with FeatureTaps(student, TAPS) as taps, autocast:
                 heads = student(images)
                 losses = distiller({"output": heads, **taps.outputs()}, {"image": images})
