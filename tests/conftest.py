@@ -68,6 +68,7 @@ def export_network(tmp_path, converted):
         content = {
             "format": form,
             "precision": "f32",
+            "verified": {"openvino": ["f32", "bf16"]} | ({"onnxruntime": ["f32"]} if form == "onnx" else {}),
             "file": "model.xml" if form == "openvino" else "model.onnx",
             "task": "segmentation" if answer.ndim > 2 else "classification",
             "input": {"channels": shape[0], "spatial_shape": list(shape[1:])},

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from monai_kd._files import save_whole, write_whole
+from monai_kd._files import replace_folder, save_whole, write_whole
 
 
 def write(content):
@@ -58,3 +58,37 @@ def test_others_may_read_it_as_any_other_file(tmp_path):
     (tmp_path / "usual").write_text("")
     write_whole(tmp_path / "ours", "")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def folder_of(path, content):
+    path.mkdir()
+    (path / "file").write_text(content)
+    return path
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_folder_takes_the_place_of_the_earlier_one(tmp_path, before):
+    target = tmp_path / "target" if before is None else folder_of(tmp_path / "target", before)
+    replace_folder(folder_of(tmp_path / "new", "new"), target)
+    assert (target / "file").read_text() == "new"
+    assert names(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_where_a_folder_cannot_be_replaced_the_earlier_one_stays(tmp_path, monkeypatch, error):
+    target, new = folder_of(tmp_path / "target", "old"), folder_of(tmp_path / "new", "new")
+    replace = os.replace
+
+    def fail(source, destination):
+        if source == new:
+            raise error
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(type(error)):
+        replace_folder(new, target)
+    assert (target / "file").read_text() == "old"
+    assert names(tmp_path) == ["new", "target"]

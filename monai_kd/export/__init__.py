@@ -3,7 +3,8 @@
 from monai_kd.export.accuracy import Accuracy, AccuracyError
 from monai_kd.export.cases import NoCases
 from monai_kd.export.exporting import FORMATS, PRECISIONS, Exported, export_bundle
-from monai_kd.export.pipeline import PipelineRefused, translate_pipeline
+from monai_kd.export.known import PipelineRefused
+from monai_kd.export.pipeline import translate_pipeline
 from monai_kd.export.teacher import export_teacher, serve_teacher
 from monai_kd.export.verify import LIMITS, Verification, VerificationError
 

@@ -6,7 +6,8 @@ import json
 import shutil
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -22,8 +23,10 @@ from monai_kd.export.accuracy import Accuracy, compare_accuracy
 from monai_kd.export.cases import NoCases, Sample, noise, open_cases
 from monai_kd.export.documents import INFERENCE, METADATA, Answer
 from monai_kd.export.instance_norm import with_row_statistics
+from monai_kd.export.known import PipelineRefused
 from monai_kd.export.onnx_file import load_onnx, write_onnx
 from monai_kd.export.openvino_ir import computes_bf16, load_openvino, write_openvino
+from monai_kd.export.pipeline import pipeline_for
 from monai_kd.export.quantize import quantize_ir
 from monai_kd.export.student_bundle import StudentBundle, read_student
 from monai_kd.export.torchscript import load_torchscript, write_torchscript
@@ -37,6 +40,7 @@ PRECISIONS = ("f32", "bf16", "int8")
 _FILES = {"torchscript": "model.ts", "onnx": "model.onnx", "openvino": "model.xml"}
 _WRITERS = {"torchscript": write_torchscript, "onnx": write_onnx, "openvino": write_openvino}
 _LOADERS = {"torchscript": load_torchscript, "onnx": load_onnx, "openvino": load_openvino}
+_RUNTIMES = {"torchscript": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 _ENOUGH = {2: (128, 256), 3: (16, 16)}  # inputs to calibrate int8 with, and cases to score it on, of 2D and 3D
 _NEEDED: dict[str, tuple[str, ...]] = {
     "torchscript": (),
@@ -81,14 +85,16 @@ def export_bundle(
 
     The network is built as ``inference.json`` says and filled with the weights of ``checkpoint``: no teacher, taps or
     adapters. Its exported form must give the outputs of the network (see :data:`~monai_kd.export.verify.LIMITS`) on
-    windows of validation cases, or on noise where these are not there.
+    windows of validation cases, or on noise where these are not there. A further precision or runtime that can take the
+    file is compared too: ``export.json`` lists those that give these outputs, and no other is served.
 
     Args:
         bundle: folder of the bundle.
         output: folder to write; an earlier export in it is replaced.
         to: "torchscript", "onnx" or "openvino".
-        precision: "f32"; of OpenVINO also "bf16", computed by the runtime from the same float32 file, and "int8",
-            quantised after training on windows of the bundle's own training cases.
+        precision: "f32"; of OpenVINO also "bf16", float32 weights that the runtime computes with in bfloat16, and
+            "int8", quantised after training on windows of the bundle's own training cases. Instance norms are written
+            precisely in "f32" alone, so its file is another.
         checkpoint: in the bundle's ``ckpt_dir`` (or ``models``), or a path; by default the bundle's ``checkpoint``, or
             ``model.pt`` where it names none.
         overrides: keys of the bundle's configuration.
@@ -143,6 +149,7 @@ class _Done:
     batch_reason: str | None
     exporter: str
     verification: Verification
+    verified: dict[str, list[str]]
     accuracy: Accuracy | None
     calibration: dict[str, Any] | None
 
@@ -172,9 +179,24 @@ def _export(
             student, _eager(student.network), load("int8"), validation_cases, max_drop, labelled
         )
     verification = verify(student.network, load(precision), samples, kind, missing, precision)
+    verified = {_RUNTIMES[to]: [precision]}
+    for runtime, other in _others(to, precision):
+        with suppress(Exception):  # VerificationError, or the runtime does not read the file: it is not listed
+            verify(student.network, _LOADERS[runtime](folder / _FILES[to], other), samples, kind, missing, other)
+            verified.setdefault(runtime, []).append(other)
     for name, content in documents.items():
         _write_json(folder / name, content)
-    return _Done(batch, reason, exporter, verification, accuracy, calibration)
+    return _Done(batch, reason, exporter, verification, verified, accuracy, calibration)
+
+
+def _others(to: str, precision: str) -> Iterator[tuple[str, str]]:
+    """Runtimes and precisions that could take the file too."""
+    if to == "onnx" and _version("openvino") is not None:
+        yield "openvino", "f32"
+    if to == "openvino" and precision == "bf16":
+        yield "openvino", "f32"
+    if to == "openvino" and precision == "f32" and computes_bf16():
+        yield "openvino", "bf16"
 
 
 def _write_batched(
@@ -255,10 +277,13 @@ def _task(student: StudentBundle) -> tuple[str, int]:
 def _describe(
     student: StudentBundle, folder: Path, to: str, precision: str, task: str, channels: int, done: _Done
 ) -> dict[str, Any]:
-    pipeline = student.pipeline
+    pipeline, refused = student.pipeline, student.pipeline_refused
     labels = _labels(student, channels)
-    if pipeline is not None and task == "classification":
-        pipeline = {**pipeline, "class_names": list(labels.values())}
+    if pipeline is not None:
+        try:
+            pipeline = pipeline_for(pipeline, task, list(labels.values()))
+        except PipelineRefused as error:
+            pipeline, refused = None, str(error)
     names = sorted(path.name for path in folder.iterdir())
     packages = ("monai-kd", "monai", "torch", "numpy", *_NEEDED[to], *(("nncf",) if precision == "int8" else ()))
     return {
@@ -274,7 +299,8 @@ def _describe(
         },
         "output": {"channels": channels, "activation": student.activation, "labels": labels},
         "pipeline": pipeline,
-        "pipeline_refused": student.pipeline_refused,
+        "pipeline_refused": refused,
+        "verified": done.verified,
         "verification": done.verification.as_json(),
         "accuracy": None if done.accuracy is None else done.accuracy.as_json(),
         "calibration": done.calibration,
@@ -310,8 +336,8 @@ def _check_possible(to: str, precision: str) -> None:
         )
     if precision == "bf16" and not computes_bf16():
         raise ValueError(
-            "this CPU does not compute in bf16, so the export cannot be verified here; export in f32 (the file is the "
-            "same) and ask for bf16 where it runs."
+            "this CPU does not compute in bf16, so the export cannot be verified here; export in f32, or on a CPU that "
+            "does."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +11,12 @@ import torch
 from monai.transforms.compose import Compose
 from PIL import Image
 
-__all__ = ["PipelineRefused", "output_activation", "translate_pipeline"]
+from monai_kd.export.behind import Behind
+from monai_kd.export.known import FLOATS, PipelineRefused, flat, is_monais, only, place, sequence, word
+
+__all__ = ["output_activation", "pipeline_for", "translate_pipeline"]
 
 _LOADING, _AXES, _GRID, _CAST, _VALUES = range(5)
-_FLOATS = (None, float, torch.float32, torch.float64, np.float32, np.float64)
-
-
-class PipelineRefused(ValueError):
-    """A bundle does around its network what the runtime does not know; the message names it."""
 
 
 def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, channels: int) -> dict[str, Any]:
@@ -26,8 +24,8 @@ def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, ch
 
     Volumes: read, ``Orientationd``, ``Spacingd``, intensities, ``SlidingWindowInferer``. Pictures: read, transposed to
     rows and columns, ``Resized``, intensities, ``SimpleInferer``. Post-processing: ``Invertd``, ``Activationsd``,
-    ``AsDiscreted``, ``SaveImaged``. Anything else, another order, or an argument that changes what these do is refused,
-    never passed over.
+    ``AsDiscreted``, ``SaveImaged``. Anything else, another order, other keys than "image" and "pred", or an argument
+    that changes what these do is refused, never passed over.
 
     Args:
         preprocessing: a transform, or a ``Compose`` of them.
@@ -37,9 +35,10 @@ def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, ch
 
     Returns:
         ``{"kind": "volume", "orientation", "spacing", "intensity", "pad_value", "roi_size", "overlap", "mode",
-        "sw_batch_size", "exact_borders"}`` or ``{"kind": "picture", "channels", "size", "resize", "cast", "mean",
-        "std"}``, with a ``"threshold"`` where the output is cut at one, and ``"activated": True`` where probabilities
-        are interpolated, not what the network gives.
+        "exact_borders"}`` or ``{"kind": "picture", "channels", "size", "resize", "cast", "mean", "std"}``, with a
+        ``"threshold"`` where the output is cut at one, ``"activated": True`` where probabilities are interpolated, not
+        what the network gives, ``"foreground": 1`` where a picture's mask of one class is written so, not as 255, and
+        ``"inverted": False`` where nothing is brought back to a picture's size, see :func:`pipeline_for`.
 
     Raises:
         PipelineRefused: as said; the message names the transform.
@@ -51,22 +50,36 @@ def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, ch
         >>> translate_pipeline(chain, SimpleInferer(), None, 3)["size"]
         [64, 64]
     """
+    _refuse_lazy(preprocessing)
     chain = _Chain(channels)
-    for transform in _flat(preprocessing):
+    for transform in flat(preprocessing):
         chain.add(transform)
-    behind = _flat(postprocessing)
-    threshold, exact = _threshold(behind), _exact_borders(behind)
-    if chain.size is None:
-        pipeline = {**chain.volume(inferer), "exact_borders": exact}
-    elif exact:
-        pipeline = chain.picture(inferer)
-    else:
-        raise PipelineRefused("Invertd with nearest_interp True is known of volumes alone.")
-    if threshold is not None:
-        pipeline["threshold"] = threshold
-    if _activated(behind):
+    behind = Behind(chain.moved)
+    for transform in flat(postprocessing):
+        behind.add(transform)
+    pipeline = _volume(chain, inferer, behind) if chain.size is None else _picture(chain, inferer, behind)
+    if behind.threshold is not None:
+        pipeline["threshold"] = behind.threshold
+    if behind.brought_back == "probabilities":
         pipeline["activated"] = True
     return pipeline
+
+
+def pipeline_for(pipeline: Mapping[str, Any], task: str, class_names: Sequence[str]) -> dict[str, Any]:
+    """A translated pipeline, complete for what the network does.
+
+    Args:
+        pipeline: of :func:`translate_pipeline`.
+        task: "segmentation" or "classification".
+        class_names: of a classification.
+
+    Raises:
+        PipelineRefused: masks of pictures that are not brought back to the pictures' size.
+    """
+    if task == "segmentation" and not pipeline.get("inverted", True):
+        raise PipelineRefused("Resized without Invertd: masks of the network's size, not the picture's, are not known.")
+    found = {key: value for key, value in pipeline.items() if key != "inverted"}
+    return found if task == "segmentation" else {**found, "class_names": list(class_names)}
 
 
 def output_activation(postprocessing: Any) -> str | None:
@@ -79,10 +92,13 @@ def output_activation(postprocessing: Any) -> str | None:
         >>> output_activation(AsDiscreted("pred", argmax=True))
         'softmax'
     """
-    for transform in _flat(postprocessing):
-        if _is(transform, "Activationsd"):
-            return "softmax" if transform.softmax[0] else "sigmoid" if transform.sigmoid[0] else None
-        if _is(transform, "AsDiscreted") and transform.argmax[0]:
+    for transform in flat(postprocessing):
+        if "pred" not in getattr(transform, "keys", ()):
+            continue
+        at = place(transform, "pred")
+        if is_monais(transform, "Activationsd"):
+            return "softmax" if transform.softmax[at] else "sigmoid" if transform.sigmoid[at] else None
+        if is_monais(transform, "AsDiscreted") and transform.argmax[at]:
             return "softmax"
     return None
 
@@ -102,6 +118,7 @@ class _Chain:
     resize: str = ""
     cast: str | None = None
     intensity: list[dict[str, Any]] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
 
     def add(self, transform: Any) -> None:
         name = type(transform).__name__
@@ -113,60 +130,94 @@ class _Chain:
             if stage < self.stage:
                 raise PipelineRefused(f"{name} after {self.last} is another order than the runtime's.")
             self.stage, self.last = stage, name
-        read(self, transform)
-
-    def volume(self, inferer: Any) -> dict[str, Any]:
-        if self.pictures is not None or self.transposed or self.cast is not None:
-            raise PipelineRefused("pictures that are not resized to one size (Resized) are not known.")
-        if not _is(inferer, "SlidingWindowInferer"):
-            raise PipelineRefused(f"{type(inferer).__name__} of a volume is not known; SlidingWindowInferer is.")
-        roi, overlaps = inferer.roi_size, set(_sequence(inferer.overlap))
-        _only(inferer, "sigma_scale", inferer.sigma_scale, (0.125,))
-        _only(inferer, "padding_mode", _word(inferer.padding_mode), ("constant",))
-        if not isinstance(roi, Sequence) or len(roi) != 3 or min(roi) < 1:
-            raise PipelineRefused(f"SlidingWindowInferer with roi_size {roi} is not known; three sizes are.")
-        if len(overlaps) != 1:
-            raise PipelineRefused(f"SlidingWindowInferer with overlap {inferer.overlap} is not known; one number is.")
-        return {
-            "kind": "volume",
-            "orientation": self.orientation,
-            "spacing": self.spacing,
-            "intensity": self.intensity,
-            "pad_value": float(inferer.cval),
-            "roi_size": [int(size) for size in roi],
-            "overlap": float(overlaps.pop()),
-            "mode": _word(inferer.mode),
-            "sw_batch_size": int(inferer.sw_batch_size),
-        }
-
-    def picture(self, inferer: Any) -> dict[str, Any]:
-        if not _is(inferer, "SimpleInferer"):
-            raise PipelineRefused(f"{type(inferer).__name__} of a picture is not known; SimpleInferer is.")
-        if not self.transposed:
-            raise PipelineRefused("Resized without Transposed: MONAI reads pictures by columns, the runtime by rows.")
-        if self.spacing is not None or self.orientation is not None:
-            raise PipelineRefused("Resized of a volume is not known.")
-        mode = self.pictures or {1: "L", 3: "RGB"}.get(self.channels)
-        if {"L": 1, "RGB": 3}.get(str(mode)) != self.channels:
-            raise PipelineRefused(f"LoadImaged gives pictures of mode {mode} to a network of {self.channels} channels.")
-        mean, std = _affine(self.intensity, self.channels)
-        return {
-            "kind": "picture",
-            "channels": mode,
-            "size": self.size,
-            "resize": self.resize,
-            "cast": self.cast,
-            "mean": mean,
-            "std": std,
-        }
+        if stage in (_AXES, _GRID):
+            self.moved.append(name)
+        read(self, transform, place(transform, "image"))
 
 
-def _nothing(chain: _Chain, transform: Any) -> None:
-    """Neither values nor places change."""
+def _volume(chain: _Chain, inferer: Any, behind: Behind) -> dict[str, Any]:
+    if chain.pictures is not None or chain.transposed or chain.cast is not None:
+        raise PipelineRefused("pictures that are not resized to one size (Resized) are not known.")
+    if not is_monais(inferer, "SlidingWindowInferer"):
+        raise PipelineRefused(f"{type(inferer).__name__} of a volume is not known; SlidingWindowInferer is.")
+    roi, overlaps = inferer.roi_size, set(sequence(inferer.overlap))
+    only(inferer, "sigma_scale", inferer.sigma_scale, (0.125,))
+    only(inferer, "padding_mode", word(inferer.padding_mode), ("constant",))
+    if not isinstance(roi, Sequence) or len(roi) != 3 or min(roi) < 1:
+        raise PipelineRefused(f"SlidingWindowInferer with roi_size {roi} is not known; three sizes are.")
+    if len(overlaps) != 1:
+        raise PipelineRefused(f"SlidingWindowInferer with overlap {inferer.overlap} is not known; one number is.")
+    if (chain.orientation or chain.spacing) and behind.brought_back is None:
+        raise PipelineRefused(
+            f"{' and '.join(chain.moved)} without Invertd: masks of the network's grid, not the volume's, are not "
+            "known."
+        )
+    if behind.scale is not None:
+        raise PipelineRefused(f"SaveImaged with scale {behind.scale} is known of pictures alone.")
+    return {
+        "kind": "volume",
+        "orientation": chain.orientation,
+        "spacing": chain.spacing,
+        "intensity": chain.intensity,
+        "pad_value": float(inferer.cval),
+        "roi_size": [int(size) for size in roi],
+        "overlap": float(overlaps.pop()),
+        "mode": word(inferer.mode),
+        "exact_borders": behind.brought_back != "nearest",
+    }
 
 
-def _load(chain: _Chain, transform: Any) -> None:
-    for reader in getattr(transform._loader, "readers", ()):
+def _picture(chain: _Chain, inferer: Any, behind: Behind) -> dict[str, Any]:
+    if not is_monais(inferer, "SimpleInferer"):
+        raise PipelineRefused(f"{type(inferer).__name__} of a picture is not known; SimpleInferer is.")
+    if not chain.transposed:
+        raise PipelineRefused("Resized without Transposed: MONAI reads pictures by columns, the runtime by rows.")
+    if chain.spacing is not None or chain.orientation is not None:
+        raise PipelineRefused("Resized of a volume is not known.")
+    if behind.brought_back == "nearest":
+        raise PipelineRefused("Invertd with nearest_interp True is known of volumes alone.")
+    mode = chain.pictures or {1: "L", 3: "RGB"}.get(chain.channels)
+    if {"L": 1, "RGB": 3}.get(str(mode)) != chain.channels:
+        raise PipelineRefused(f"LoadImaged gives pictures of mode {mode} to a network of {chain.channels} channels.")
+    cut = behind.threshold is not None
+    if behind.saved and behind.scale not in ((None, 255) if cut else (None,)):
+        raise PipelineRefused(
+            f"SaveImaged with scale {behind.scale} of {'one class' if cut else 'several classes'} is not known; "
+            f"{'255 or None' if cut else 'None'} is."
+        )
+    mean, std = _affine(chain.intensity, chain.channels)
+    pipeline: dict[str, Any] = {
+        "kind": "picture",
+        "channels": mode,
+        "size": chain.size,
+        "resize": chain.resize,
+        "cast": chain.cast,
+        "mean": mean,
+        "std": std,
+    }
+    if behind.saved and cut and behind.scale is None:
+        pipeline["foreground"] = 1
+    return pipeline if behind.brought_back else {**pipeline, "inverted": False}
+
+
+def _refuse_lazy(transform: Any) -> None:
+    """Refuse steps that MONAI would join into one, with other values than one by one."""
+    if getattr(transform, "lazy", False):
+        raise PipelineRefused(f"{type(transform).__name__} with lazy True is not known; False is.")
+    for inner in transform.transforms if type(transform) is Compose else ():
+        _refuse_lazy(inner)
+
+
+def _channel_first(chain: _Chain, transform: Any, at: int) -> None:
+    only(transform, "channel_dim", transform.adjuster.input_channel_dim, (None, "no_channel", -1))
+
+
+def _load(chain: _Chain, transform: Any, at: int) -> None:
+    only(transform, "dtype", transform._loader.dtype, FLOATS)
+    for reader in transform._loader.readers:
+        only(transform, "as_closest_canonical", getattr(reader, "as_closest_canonical", False), (False,))
+        if type(reader).__name__ == "PILReader":
+            only(transform, "reverse_indexing", reader.reverse_indexing, (True,))
         converter = getattr(reader, "converter", None)
         if converter is not None:
             chain.pictures = _mode_after(converter)
@@ -182,29 +233,30 @@ def _mode_after(converter: Callable[[Any], Any]) -> str:
     return str(modes.pop())
 
 
-def _ensure_type(chain: _Chain, transform: Any) -> None:
-    for dtype in _sequence(getattr(transform, "dtype", None)):
-        _only(transform, "dtype", dtype, _FLOATS)
+def _ensure_type(chain: _Chain, transform: Any, at: int) -> None:
+    dtype = transform.dtype[at] if hasattr(transform, "dtype") else transform.converter.dtype
+    only(transform, "dtype", dtype, FLOATS)
 
 
-def _orient(chain: _Chain, transform: Any) -> None:
+def _orient(chain: _Chain, transform: Any, at: int) -> None:
     inner = transform.ornt_transform
     if inner.as_closest_canonical or inner.axcodes is None:
         raise PipelineRefused("Orientationd without axcodes is not known.")
-    _only(transform, "labels", inner.labels, (None, (("L", "R"), ("P", "A"), ("I", "S"))))
+    only(transform, "labels", inner.labels, (None, (("L", "R"), ("P", "A"), ("I", "S"))))
     if chain.orientation is not None:
         raise PipelineRefused("Orientationd twice is not known.")
     chain.orientation = "".join(inner.axcodes)
 
 
-def _space(chain: _Chain, transform: Any) -> None:
+def _space(chain: _Chain, transform: Any, at: int) -> None:
     inner = transform.spacing_transform
-    _only(transform, "mode", _word(transform.mode[0]), ("bilinear",))
-    _only(transform, "padding_mode", _word(transform.padding_mode[0]), ("border",))
+    only(transform, "mode", word(transform.mode[at]), ("bilinear",))
+    only(transform, "dtype", transform.dtype[at], FLOATS)
+    only(transform, "padding_mode", word(transform.padding_mode[at]), ("border",))
     for name in ("align_corners", "scale_extent"):
-        _only(transform, name, getattr(transform, name)[0], (False,))
+        only(transform, name, getattr(transform, name)[at], (False,))
     for name in ("diagonal", "recompute_affine"):
-        _only(transform, name, getattr(inner, name), (False,))
+        only(transform, name, getattr(inner, name), (False,))
     if not (np.isnan(inner.min_pixdim).all() and np.isnan(inner.max_pixdim).all()):
         raise PipelineRefused("Spacingd with min_pixdim or max_pixdim is not known.")
     sizes = [float(size) for size in inner.pixdim]
@@ -215,38 +267,40 @@ def _space(chain: _Chain, transform: Any) -> None:
     chain.spacing = sizes
 
 
-def _transpose(chain: _Chain, transform: Any) -> None:
+def _transpose(chain: _Chain, transform: Any, at: int) -> None:
     indices = tuple(transform.transform.indices or ())
     if indices != (0, 2, 1) or chain.transposed:
         raise PipelineRefused(f"Transposed with indices {indices} is not known; (0, 2, 1), once, is.")
     chain.transposed = True
 
 
-def _resized(chain: _Chain, transform: Any) -> None:
+def _resized(chain: _Chain, transform: Any, at: int) -> None:
     inner = transform.resizer
-    sizes = [int(size) for size in _sequence(inner.spatial_size)]
+    sizes = [int(size) for size in sequence(inner.spatial_size)]
     sizes = sizes * 2 if len(sizes) == 1 and chain.transposed else sizes
     if inner.size_mode != "all" or len(sizes) != 2 or min(sizes) < 1 or chain.size is not None:
         raise PipelineRefused(f"Resized to {sizes} ({inner.size_mode}) is not known; two sizes, once, are.")
-    _only(transform, "anti_aliasing", transform.anti_aliasing[0], (False,))
-    _only(transform, "align_corners", transform.align_corners[0], (None, False))
-    chain.resize = _word(transform.mode[0])
-    _only(transform, "mode", chain.resize, ("area", "bilinear"))
+    only(transform, "dtype", transform.dtype[at], FLOATS)
+    only(transform, "anti_aliasing", transform.anti_aliasing[at], (False,))
+    only(transform, "align_corners", transform.align_corners[at], (None, False))
+    chain.resize = word(transform.mode[at])
+    only(transform, "mode", chain.resize, ("area", "bilinear"))
     chain.size = sizes
 
 
-def _cast(chain: _Chain, transform: Any) -> None:
-    dtype = transform.dtype[0]
-    if dtype in _FLOATS:
+def _cast(chain: _Chain, transform: Any, at: int) -> None:
+    dtype = transform.dtype[at]
+    if dtype in FLOATS:
         return
-    _only(transform, "dtype", dtype, (np.uint8, torch.uint8))
+    only(transform, "dtype", dtype, (np.uint8, torch.uint8))
     if chain.size is None or chain.stage > _CAST:
         raise PipelineRefused("CastToTyped to uint8 is known right behind Resized alone.")
     chain.stage, chain.cast = _CAST, "uint8"
 
 
-def _scale_range(chain: _Chain, transform: Any) -> None:
+def _scale_range(chain: _Chain, transform: Any, at: int) -> None:
     inner = transform.scaler
+    only(transform, "dtype", inner.dtype, FLOATS)
     low, high = float(inner.a_min), float(inner.a_max)
     if high == low:
         raise PipelineRefused("ScaleIntensityRanged with a_min equal to a_max is not known.")
@@ -260,8 +314,9 @@ def _scale_range(chain: _Chain, transform: Any) -> None:
         chain.intensity.append({"op": "clip", "min": float(inner.b_min), "max": float(inner.b_max)})
 
 
-def _normalize(chain: _Chain, transform: Any) -> None:
+def _normalize(chain: _Chain, transform: Any, at: int) -> None:
     inner = transform.normalizer
+    only(transform, "dtype", inner.dtype, FLOATS)
     if inner.subtrahend is None and inner.divisor is None:
         chain.intensity.append(
             {"op": "normalize", "nonzero": bool(inner.nonzero), "channel_wise": bool(inner.channel_wise)}
@@ -302,84 +357,14 @@ def _affine(operations: Sequence[dict[str, Any]], channels: int) -> tuple[list[f
     return _rounded(-offset / factor), _rounded(1 / factor)
 
 
-def _threshold(transforms: Iterable[Any]) -> float | None:
-    """Where the output is cut; refuses what the runtime does not do behind the network."""
-    found = None
-    for transform in transforms:
-        name = type(transform).__name__
-        if name not in _BEHIND or not type(transform).__module__.startswith("monai."):
-            raise PipelineRefused(
-                f"the post-processing {type(transform).__module__}.{name} is not known; known are {', '.join(_BEHIND)}."
-            )
-        if name == "Activationsd" and transform.other[0] is not None:
-            raise PipelineRefused("Activationsd with a function of its own is not known.")
-        if name == "AsDiscreted":
-            _only(transform, "rounding", transform.rounding[0], (None,))
-            _only(transform, "to_onehot", transform.to_onehot[0], (None,))
-            found = None if transform.threshold[0] is None else float(transform.threshold[0])
-    return found
-
-
-def _exact_borders(transforms: Iterable[Any]) -> bool:
-    """Whether labels are decided on the volume's own voxels, not brought there from the network's."""
-    decided, exact = False, True
-    for transform in transforms:
-        if _is(transform, "AsDiscreted"):
-            decided = decided or bool(transform.argmax[0]) or transform.threshold[0] is not None
-        if _is(transform, "Invertd"):
-            exact = not transform.nearest_interp[0]
-            if decided and exact:
-                raise PipelineRefused(
-                    "Invertd behind AsDiscreted is known with nearest_interp True; else it gives labels between labels."
-                )
-    return exact
-
-
-def _activated(transforms: Sequence[Any]) -> bool:
-    """Whether probabilities are made before an inversion that interpolates."""
-    names = [type(transform).__name__ for transform in transforms]
-    if not {"Activationsd", "Invertd"} <= set(names):
-        return False
-    activation, inversion = (transforms[names.index(name)] for name in ("Activationsd", "Invertd"))
-    makes = bool(activation.softmax[0] or activation.sigmoid[0])
-    return makes and not inversion.nearest_interp[0] and names.index("Activationsd") < names.index("Invertd")
-
-
-def _flat(transform: Any) -> list[Any]:
-    if transform is None:
-        return []
-    if type(transform) is Compose:
-        return [inner for one in transform.transforms for inner in _flat(one)]
-    return [transform]
-
-
-def _is(thing: Any, name: str) -> bool:
-    """Whether it is this class of MONAI's; a subclass may do something else."""
-    return type(thing).__name__ == name and type(thing).__module__.startswith("monai.")
-
-
-def _only(thing: Any, name: str, value: Any, allowed: Sequence[Any]) -> None:
-    if not any(value is one or value == one for one in allowed):
-        known = " or ".join(str(one) for one in allowed)
-        raise PipelineRefused(f"{type(thing).__name__} with {name} {value} is not known; {known} is.")
-
-
-def _word(value: Any) -> str:
-    return str(getattr(value, "value", value))
-
-
-def _sequence(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else (value,)
-
-
 def _rounded(values: np.ndarray) -> list[float]:
     """Without the digits that single precision does not have."""
     return [float(f"{value:.7g}") for value in values]
 
 
-_TRANSFORMS: dict[str, tuple[int | None, Callable[[_Chain, Any], None]]] = {
+_TRANSFORMS: dict[str, tuple[int | None, Callable[[_Chain, Any, int], None]]] = {
     "CastToTyped": (None, _cast),
-    "EnsureChannelFirstd": (None, _nothing),
+    "EnsureChannelFirstd": (None, _channel_first),
     "EnsureTyped": (None, _ensure_type),
     "LoadImaged": (_LOADING, _load),
     "NormalizeIntensityd": (_VALUES, _normalize),
@@ -391,4 +376,3 @@ _TRANSFORMS: dict[str, tuple[int | None, Callable[[_Chain, Any], None]]] = {
     "ToTensord": (None, _ensure_type),
     "Transposed": (_AXES, _transpose),
 }
-_BEHIND = ("Activationsd", "AsDiscreted", "EnsureTyped", "Invertd", "SaveImaged")

@@ -18,7 +18,8 @@ from monai_kd._bundle_configs import find_config, load_config, read_config
 from monai_kd._bundle_scripts import importable
 from monai_kd.checkpoints import load_weights
 from monai_kd.errors import root_cause
-from monai_kd.export.pipeline import PipelineRefused, output_activation, translate_pipeline
+from monai_kd.export.known import PipelineRefused
+from monai_kd.export.pipeline import output_activation, translate_pipeline
 
 __all__ = ["StudentBundle", "read_student"]
 

@@ -25,7 +25,7 @@ class RuntimeNetwork(nn.Module):
 
     Raises:
         FileNotFoundError: the folder or a file of it is missing.
-        ExportError: a file was changed, or the format does not go with the runtime or the precision.
+        ExportError: a file was changed, or it was not verified with that runtime in that precision.
         ValueError: unknown runtime, precision or number of threads.
 
     Example:

@@ -31,6 +31,7 @@ class ExportDescription:
         file: of the network, in the folder.
         format: "torchscript", "onnx" or "openvino".
         precision: what the network was exported for: "f32", "bf16" or "int8".
+        verified: by runtime, the precisions in which the file was held against the bundle's network.
         task: "segmentation" or "classification".
         in_channels: of an image.
         spatial_shape: what the network is called with, one number an axis.
@@ -45,6 +46,7 @@ class ExportDescription:
     file: Path
     format: str
     precision: str
+    verified: Mapping[str, tuple[str, ...]]
     task: str
     in_channels: int
     spatial_shape: tuple[int, ...]
@@ -85,6 +87,7 @@ def read_export(folder: str | Path) -> ExportDescription:
             file=root / str(content["file"]),
             format=str(content["format"]),
             precision=str(content["precision"]),
+            verified={str(name): tuple(map(str, found)) for name, found in content["verified"].items()},
             task=str(content["task"]),
             in_channels=int(source["channels"]),
             spatial_shape=tuple(int(size) for size in source["spatial_shape"]),

@@ -69,7 +69,7 @@ def _openvino(export: ExportDescription, precision: str, num_threads: int) -> tu
 
     core = openvino_core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise ExportError("this CPU does not compute in bf16; ask for precision 'f32'.")
+        raise ExportError("this CPU does not compute in bf16; ask for precision 'f32', or export the bundle in that.")
     model = _read(core.read_model, export.file, "OpenVINO")
     source, target = model.input(0).get_partial_shape(), model.output(0).get_partial_shape()
     channels = (_fixed(source, 1), _fixed(target, 1))

@@ -13,6 +13,7 @@ from monai_kd.runtime.engines import RUNTIMES, Engine, open_engine, usable_threa
 __all__ = ["ExportedModel", "load_exported"]
 
 _FORMATS = {"openvino": ("openvino", "onnx"), "onnxruntime": ("onnx",)}
+_COMPUTES = {"openvino": PRECISIONS, "onnxruntime": ("f32",)}
 
 
 class ExportedModel:
@@ -76,6 +77,8 @@ def load_exported(
 ) -> ExportedModel:
     """An exported student; needs numpy and the runtime, neither torch nor MONAI.
 
+    It is served only by a runtime and in a precision in which the export was held against the bundle's network.
+
     Args:
         folder: as ``monai-kd export`` writes it; each of its files is checked.
         runtime: "openvino" (reads OpenVINO and ONNX exports) or "onnxruntime" (reads ONNX).
@@ -84,7 +87,8 @@ def load_exported(
 
     Raises:
         FileNotFoundError: the folder or a file of it is missing.
-        ExportError: a file was changed, or the format does not go with the runtime or the precision.
+        ExportError: a file was changed, or the runtime does not read it, or it was not verified there in that
+            precision.
         ValueError: unknown runtime, precision or number of threads.
         ModuleNotFoundError: the runtime is not installed.
 
@@ -112,10 +116,12 @@ def _check_possible(export: ExportDescription, runtime: str, precision: str) -> 
         raise ExportError(
             f"{runtime} does not read the format {export.format} of '{export.folder}'; export the bundle with {use}."
         )
-    if (precision == "int8") != (export.precision == "int8"):
+    if precision not in _COMPUTES[runtime]:
+        raise ExportError(f"{runtime} is used in f32 alone, not in {precision}; ask for that, or for openvino.")
+    if precision not in export.verified.get(runtime, ()):
+        pairs = [f"{name} in {' or '.join(found)}" for name, found in export.verified.items()]
+        form = "onnx" if runtime == "onnxruntime" else "openvino"
         raise ExportError(
-            f"'{export.folder}' was exported with precision {export.precision}, which cannot give {precision}; export "
-            f"the bundle with --precision {precision}."
+            f"'{export.folder}' ({export.format}) was verified with {', '.join(pairs) or 'no runtime'}, not with "
+            f"{runtime} in {precision}; export the bundle with --to {form} --precision {precision}."
         )
-    if runtime == "onnxruntime" and precision == "bf16":
-        raise ExportError("onnxruntime does not compute in bf16 on a CPU; ask for 'f32', or use runtime 'openvino'.")

@@ -40,7 +40,7 @@ class PictureStudent:
 
     A picture is decoded, resized as by MONAI's ``Resized`` (bilinear without antialiasing, or area) and normalised.
     Masks are decided after the network's answer was resized to the picture's size, as the bundle's ``inference.json``
-    does: 255 where a single class is, else the index of the class.
+    does: 255 (or 1, where it says so) where a single class is, else the index of the class.
 
     Args:
         model: the exported network, with a pipeline of the kind "picture".
@@ -101,7 +101,7 @@ class PictureStudent:
         if loaded.size != self._size:
             answer = _RESIZE[self._resize](answer, loaded.size)
         mask = self._decide(answer.transpose(2, 0, 1))
-        return mask * np.uint8(255) if answer.shape[2] == 1 else mask
+        return mask * self._foreground if answer.shape[2] == 1 else mask
 
     def save(self, mask: np.ndarray, loaded: LoadedPicture, target: Path) -> None:
         """Write a mask, whole or not at all."""
@@ -111,7 +111,7 @@ class PictureStudent:
 
     def _read(self, pipeline: Mapping[str, Any]) -> None:
         known = {
-            "kind", "channels", "size", "resize", "cast", "mean", "std", "threshold", "activated",
+            "kind", "channels", "size", "resize", "cast", "mean", "std", "threshold", "activated", "foreground",
             "class_names",
         }  # fmt: skip
         if unknown := sorted(pipeline.keys() - known):
@@ -121,13 +121,15 @@ class PictureStudent:
             ("channels", tuple(_CHANNELS)),
             ("resize", tuple(_RESIZE)),
             ("cast", ("uint8", None)),
+            ("foreground", (255, 1, None)),
         ):
-            value = pipeline.get(key) if key == "cast" else pipeline[key]
+            value = pipeline.get(key) if key in ("cast", "foreground") else pipeline[key]
             if value not in allowed:
                 raise ValueError(f"{key} must be one of {', '.join(map(str, allowed))}, got {value!r}; update monai_kd")
         self._channels = str(pipeline["channels"])
         self._resize = str(pipeline["resize"])
         self._whole = pipeline.get("cast") == "uint8"  # values lose their fraction after the resizing
+        self._foreground = np.uint8(pipeline.get("foreground") or 255)
         height, width = pipeline["size"]
         self._size = (int(height), int(width))
         self._mean = np.asarray(pipeline["mean"], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Linear and nearest interpolation of a volume, axis by axis."""
+"""Linear interpolation of a volume, axis by axis, and the nearest voxels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["resample_linear", "resample_nearest"]
+__all__ = ["resample_linear"]
 
 _Weights = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -50,19 +50,6 @@ def resample_linear(volume: np.ndarray, positions: Sequence[np.ndarray]) -> np.n
     return result
 
 
-def resample_nearest(volume: np.ndarray, positions: Sequence[np.ndarray]) -> np.ndarray:
-    """The nearest voxels of ``volume`` (d0, d1, d2) where three axes of positions cross, of its own type.
-
-    Halves go to the even neighbour, as in ``grid_sample``. Beyond the border its voxels are repeated.
-
-    Example:
-        >>> volume = np.arange(3).reshape(3, 1, 1)
-        >>> resample_nearest(volume, [np.array([0.4, 0.6, 9.0]), np.zeros(1), np.zeros(1)]).ravel().tolist()
-        [0, 1, 2]
-    """
-    return gather(volume, [nearest(position, size) for position, size in zip(positions, volume.shape)])
-
-
 def between(position: np.ndarray, size: int) -> _Weights:
     """The voxels below and above each position, and the share of the one above, float32."""
     position = np.clip(position, 0, size - 1)
@@ -71,7 +58,7 @@ def between(position: np.ndarray, size: int) -> _Weights:
 
 
 def nearest(position: np.ndarray, size: int) -> np.ndarray:
-    """The voxel nearest to each position."""
+    """The voxel nearest to each position; halves go to the even neighbour, as in ``grid_sample``."""
     return np.clip(np.rint(position), 0, size - 1).astype(np.intp)
 
 

@@ -134,7 +134,10 @@ class VolumeStudent:
         found = np.zeros(grid.stored_shape, dtype=np.uint8, order="F")
         for box, answer, seen in answers.slabs(read, self.model, watch):
             if self._activated:
-                activate(answer, self.model.description.activation)
+                begun = box[answers.axis].start > answers.region[answers.axis].start
+                # The first slice is the last one of the slab before, with what was made of it.
+                fresh = answer[(slice(None),) * (1 + answers.axis) + (slice(int(begun), None),)]
+                activate(fresh, self.model.description.activation)
             if seen is not None:
                 undecided(answer, ~seen)
             labels = self._decide(answer)
@@ -150,8 +153,8 @@ class VolumeStudent:
 
     def _read(self, pipeline: Mapping[str, Any]) -> None:
         known = {
-            "kind", "orientation", "spacing", "intensity", "pad_value", "roi_size", "overlap", "mode", "sw_batch_size",
-            "exact_borders", "threshold", "activated",
+            "kind", "orientation", "spacing", "intensity", "pad_value", "roi_size", "overlap", "mode", "exact_borders",
+            "threshold", "activated",
         }  # fmt: skip
         if unknown := sorted(pipeline.keys() - known):
             raise ValueError(f"unknown: {', '.join(unknown)}; update monai_kd")
@@ -173,6 +176,8 @@ class VolumeStudent:
             return window_slices(loaded.grid.shape, self._roi, self._overlap)
         grid, image = loaded.coarse
         answer = sliding_window(image, self.model, self._roi, self._overlap, self._mode, self._pad_value)
+        if self._activated:
+            activate(answer, self.model.description.activation)
         return windows_over(self._decide(answer), grid, loaded.grid, self.margin, self._roi, self._overlap)
 
     def _reader(self, loaded: LoadedVolume, answers: Answers) -> Callable[[Box], np.ndarray]:

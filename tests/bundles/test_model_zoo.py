@@ -199,6 +199,7 @@ def test_properties_are_complete(bundle, name, tmp_path):
         logging_file=False,
         workflow_type=name,
         bundle_root=str(bundle),
+        ckpt_dir=str(tmp_path / "models"),
         output_dir=str(tmp_path),
         device="cpu",
         num_workers=0,

@@ -1,5 +1,7 @@
 """Inputs from a bundle's cases: their size, their number, and which windows they are."""
 
+import re
+
 import pytest
 import torch
 
@@ -105,5 +107,27 @@ def test_no_input_verifies_nothing():
 def test_a_batch_is_any_number_of_images():
     network = torch.nn.Conv2d(1, 3, 1)
     assert same_for_batches(answer(network), (1, 4, 4)) is None
-    first = answer(network, lambda y: y[:1].repeat(len(y), axis=0))
-    assert "batch of 3" in same_for_batches(first, (1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda y: y[:1].repeat(len(y), axis=0), "a batch of 3 gives other outputs"),
+        (lambda y: y * (1 + 0.01 * len(y)), "a batch of 3 gives other outputs"),
+        (lambda y: y * (float("nan") if len(y) > 1 else 1), "a batch of 3 gives other outputs"),
+        (lambda y: y[:1], r"a batch of 3 gives an output of \(1, 3, 4, 4\), its images one by one \(3, 3, 4, 4\)"),
+        (lambda y: y.reshape(1, 3, 4, 4), "a batch of 3 fails: .*reshape"),
+    ],
+)
+def test_batches_are_held_against_their_images_one_by_one(change, said):
+    network = torch.nn.Conv2d(1, 3, 1)
+    assert re.match(said, same_for_batches(answer(network, change), (1, 4, 4)))
+
+
+def test_coarse_outputs_may_be_the_same_for_batches():
+    """As those of plain instance norms, which bf16 and int8 have: the network's own are another question."""
+    network = torch.nn.Conv2d(1, 3, 1)
+    coarse = answer(network, lambda y: y.round(1))
+    assert same_for_batches(coarse, (1, 4, 4)) is None
+    with pytest.raises(VerificationError):
+        verify(network, coarse, noise(1, 1, (4, 4)), "noise", None, "f32")

@@ -71,6 +71,12 @@ def test_every_bundle_in_every_format(name, to, bundle_of):
     assert (said["format"], said["precision"], said["input"]["batch"]) == (to, "f32", None)
     assert said["pipeline"] is not None
     assert said["pipeline_refused"] is None
+    bf16 = ["bf16"] if computes_bf16() else []
+    both = {"onnxruntime": ["f32"], "openvino": ["f32"]}
+    assert (
+        said["verified"]
+        == {"torchscript": {"torch": ["f32"]}, "onnx": both, "openvino": {"openvino": ["f32", *bf16]}}[to]
+    )
     assert said["verification"]["kind"] == "noise"
     assert "no_data" in said["verification"]["reason"]
 
@@ -156,15 +162,74 @@ def test_bf16_is_a_precision_of_the_runtime(bundle_of):
     exact = export_bundle(**arguments).description
     done = export_bundle(**arguments, precision="bf16")  # replaces the one before
     assert done.description["precision"] == "bf16"
+    assert done.description["verified"] == {"openvino": ["bf16", "f32"]}
     assert done.description["checksums"]["model.bin"] == exact["checksums"]["model.bin"]
     assert exact["verification"]["max_abs_difference"] < done.description["verification"]["max_abs_difference"]
 
 
+def changed(change, *precisions):
+    """OpenVINO in these precisions with other answers."""
+    load = exporting._LOADERS["openvino"]
+
+    def loader(file, precision):
+        answer = load(file, precision)
+        return (lambda images: change(answer(images))) if precision in precisions else answer
+
+    return loader
+
+
+@pytest.mark.parametrize(
+    ("to", "precision", "wrong", "verified"),
+    [
+        ("openvino", "f32", "bf16", {"openvino": ["f32"]}),
+        ("openvino", "bf16", "f32", {"openvino": ["bf16"]}),
+        ("onnx", "f32", "f32", {"onnxruntime": ["f32"]}),
+    ],
+)
+@pytest.mark.parametrize("how", ["other answers", "cannot be read"])
+def test_what_answers_otherwise_is_not_served(bundle_of, monkeypatch, to, precision, wrong, verified, how):
+    """The export's own form is right, another runtime or precision that could take the file is not."""
+    if "bf16" in (precision, wrong) and not computes_bf16():
+        pytest.skip("this CPU does not compute in bf16")
+
+    def change(answer):
+        if how == "cannot be read":
+            raise RuntimeError("not supported")
+        return answer * 1.5
+
+    monkeypatch.setattr(exporting, "same_for_batches", lambda *_: None)
+    monkeypatch.setitem(exporting._LOADERS, "openvino", changed(change, wrong))
+    arguments, _ = bundle_of(ENDOSCOPY)
+    done = export_bundle(**arguments, to=to, precision=precision)
+    assert done.description["verified"] == verified
+    runtime = pytest.importorskip("monai_kd.runtime")
+    with pytest.raises(runtime.ExportError, match=f"was verified with .*, not with openvino in {wrong}"):
+        runtime.load_exported(done.folder, "openvino", wrong)
+    own = "onnxruntime" if to == "onnx" else "openvino"
+    assert runtime.load_exported(done.folder, own, num_threads=1).precision == precision
+
+
+def test_a_picture_that_is_not_brought_back_is_not_predicted(bundle_of):
+    """The mask that MONAI writes then has the network's size."""
+    arguments, _ = bundle_of(POLYP)
+    path = arguments["bundle"] / "configs" / "inference.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    chain = content["postprocessing"]["transforms"]
+    chain[:] = [one for one in chain if one["_target_"] != "Invertd"]
+    path.write_text(json.dumps(content))
+    said = export_bundle(**arguments, to="torchscript").description
+    assert said["pipeline"] is None
+    assert "Resized without Invertd" in said["pipeline_refused"]
+
+
 @pytest.fixture
 def polyp_bundle(bundle_of, tmp_path):
-    """With data: verification sees it, int8 is calibrated and scored on it."""
+    """With data: verification sees it, int8 is calibrated and scored on it. Its network calls part of it a polyp."""
     frames = make_polyp_frames(tmp_path / "frames", count=16)
     arguments, network = bundle_of(POLYP, dataset_dir=str(frames), val_fraction=0.25, labelled_fraction=1.0)
+    noise = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    network.out_CFM.bias -= network(noise).median()
+    torch.save(network.state_dict(), arguments["bundle"] / "models" / "model.pt")
     return arguments, network
 
 
@@ -186,13 +251,43 @@ def test_int8_is_calibrated_scored_and_kept(polyp_bundle):
     assert json.loads(model.get_rt_info(["monai_kd", "metadata.json"]).astype(str))["name"] == "KDAS polyp segmentation"
 
 
-def test_int8_that_loses_too_much_is_refused(polyp_bundle, tmp_path, monkeypatch):
+def raising(answer):
+    raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda answer: answer - 1e3,
+            r"int8 loses too much: val_mean_dice on 2 validation cases: f32 0\.[1-9].*max_drop",
+        ),
+        (lambda answer: answer * np.nan, "int8 loses too much: val_mean_dice on 2 validation cases"),
+        (raising, r"int8 has no score beside val_mean_dice 0\.[1-9].*out of memory"),
+    ],
+    ids=["nothing found", "no numbers", "fails"],
+)
+def test_int8_that_loses_too_much_is_refused(polyp_bundle, tmp_path, monkeypatch, change, reason):
+    """By default; and an earlier export stays."""
     arguments, _ = polyp_bundle
+    earlier = export_bundle(**arguments).description
     before = files(tmp_path)
     monkeypatch.setattr(exporting, "quantize_ir", lambda *_: None)
-    with pytest.raises(AccuracyError, match=r"int8 loses too much: val_mean_dice on 2 validation cases.*max_drop"):
-        export_bundle(**arguments, precision="int8", calibration_inputs=2, validation_cases=2, max_drop=-0.1)
+    monkeypatch.setitem(exporting._LOADERS, "openvino", changed(change, "int8"))
+    with pytest.raises(AccuracyError, match=reason):
+        export_bundle(**arguments, precision="int8", calibration_inputs=2, validation_cases=2)
     assert files(tmp_path) == before
+    assert json.loads((tmp_path / "exported" / "export.json").read_text(encoding="utf-8")) == earlier
+
+
+def test_int8_that_loses_nothing_is_kept(polyp_bundle, monkeypatch):
+    """With the same doors as those that are refused."""
+    arguments, _ = polyp_bundle
+    monkeypatch.setattr(exporting, "quantize_ir", lambda *_: None)
+    monkeypatch.setitem(exporting._LOADERS, "openvino", changed(lambda answer: answer, "int8"))
+    done = export_bundle(**arguments, precision="int8", calibration_inputs=2, validation_cases=2)
+    assert done.accuracy.drop == pytest.approx(0, abs=1e-3)
+    assert done.description["verified"] == {"openvino": ["int8"]}
 
 
 def test_int8_without_training_cases_is_refused(bundle_of, tmp_path):
@@ -213,6 +308,9 @@ def test_without_a_score_of_the_bundle_labels_are_compared(polyp_bundle, monkeyp
     found = export_bundle(**arguments, precision="int8", calibration_inputs=2, validation_cases=2).accuracy
     assert (found.score, found.before, found.after) == ("agreement", 1.0, 1.0)
     assert "no validate#key_metric" in found.reason
+    monkeypatch.setitem(exporting._LOADERS, "openvino", changed(lambda answer: answer - 1e3, "int8"))
+    with pytest.raises(AccuracyError, match="int8 loses too much: agreement on 4 validation cases: f32 1"):
+        export_bundle(**arguments, precision="int8", calibration_inputs=2, validation_cases=2)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
@@ -358,6 +456,7 @@ def test_pictures_give_the_bundles_answer_without_torch(polyp_bundle, tmp_path):
     with Image.open(picture) as file:
         size = (file.height, file.width)
     expected = torch.nn.functional.interpolate(logits, size, mode="bilinear")[0, 0].numpy() >= 0
+    assert 0 < expected.mean() < 1
     assert ((mask > 0) == expected).mean() > 0.999
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle.config_parser import ConfigParser
+from monai.data import PILWriter
 from monai.inferers import SimpleInferer, SliceInferer, SlidingWindowInferer
 from monai.transforms import (
     Activationsd,
@@ -21,23 +22,28 @@ from monai.transforms import (
     NormalizeIntensityd,
     Orientationd,
     Resized,
+    SaveImaged,
     ScaleIntensityd,
     ScaleIntensityRanged,
     Spacingd,
+    ToTensord,
     Transposed,
 )
 
 import monai_kd
 from monai_kd.data import MaskScopeOverlayd, SafeSpacingd
-from monai_kd.export.pipeline import PipelineRefused, output_activation, translate_pipeline
+from monai_kd.export.known import PipelineRefused
+from monai_kd.export.pipeline import output_activation, pipeline_for, translate_pipeline
 
 BUNDLES = Path(monai_kd.__file__).parents[1] / "bundles"
 WINDOWS = SlidingWindowInferer((96, 96, 96), sw_batch_size=4, overlap=0.5)
 LOAD = [LoadImaged("image"), EnsureChannelFirstd("image")]
 RANGE = ScaleIntensityRanged("image", -57, 164, 0.0, 1.0, clip=True)
 RGB = LoadImaged("image", reader="PILReader", converter=operator.methodcaller("convert", "RGB"))
-BACK = Invertd("pred", Compose([]), orig_keys="image", nearest_interp=False)
 PICTURE = [RGB, EnsureChannelFirstd("image"), Transposed("image", (0, 2, 1)), Resized("image", (32, 48))]
+RAS, FINE = Orientationd("image", "RAS", labels=None), Spacingd("image", (1.5, 1.5, 2.0))
+LABELS, CUT = AsDiscreted("pred", argmax=True), AsDiscreted("pred", threshold=0.5)
+SOFTMAX, SIGMOID = Activationsd("pred", softmax=True), Activationsd("pred", sigmoid=True)
 
 
 def volume(*transforms, inferer=WINDOWS, behind=None, channels=1):
@@ -46,6 +52,24 @@ def volume(*transforms, inferer=WINDOWS, behind=None, channels=1):
 
 def picture(*transforms, inferer=None, behind=None, channels=3):
     return translate_pipeline(Compose([*PICTURE, *transforms]), inferer or SimpleInferer(), behind, channels)
+
+
+def back(*transforms, nearest=False, keys="pred", orig="image", **more):
+    return Invertd(keys, Compose(list(transforms)), orig_keys=orig, nearest_interp=nearest, **more)
+
+
+def moved(*behind):
+    """A volume on a grid of its own, and what is behind the network."""
+    return volume(RAS, FINE, behind=Compose(list(behind)))
+
+
+def masked(*behind):
+    """A resized picture, and what is behind the network."""
+    return picture(behind=Compose([back(*PICTURE), *behind]))
+
+
+def save(keys="pred", **more):
+    return SaveImaged(keys, output_dir="masks", output_dtype=np.uint8, **more)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.iterdir() if path.is_dir()))
@@ -71,12 +95,8 @@ def test_every_bundle_is_translated(name):
 
 
 def test_a_volume_of_the_model_zoo():
-    behind = Compose(
-        [Activationsd("pred", softmax=True), Invertd("pred", Compose([]), orig_keys="image", nearest_interp=False)]
-    )
-    found = volume(
-        Orientationd("image", "LPS"), Spacingd("image", (1.5, 1.5, 2.0)), RANGE, EnsureTyped("image"), behind=behind
-    )
+    chain = [Orientationd("image", "LPS", labels=None), FINE, RANGE, EnsureTyped("image")]
+    found = volume(*chain, behind=Compose([SOFTMAX, back(*chain), LABELS, save(output_postfix="seg")]))
     assert {key: value for key, value in found.items() if key != "intensity"} == {
         "kind": "volume",
         "orientation": "LPS",
@@ -85,7 +105,6 @@ def test_a_volume_of_the_model_zoo():
         "roi_size": [96, 96, 96],
         "overlap": 0.5,
         "mode": "constant",
-        "sw_batch_size": 4,
         "exact_borders": True,
         "activated": True,  # probabilities are interpolated
     }
@@ -93,9 +112,54 @@ def test_a_volume_of_the_model_zoo():
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_labels_that_are_brought_back_are_not_exact(order):
-    back = Invertd("pred", Compose([]), orig_keys="image", nearest_interp=True)
-    behind = [back, AsDiscreted("pred", argmax=True)][::order]
-    assert volume(behind=Compose(behind))["exact_borders"] is False
+    behind = [back(RAS, FINE, nearest=True), LABELS][::order]
+    assert moved(*behind)["exact_borders"] is False
+    assert moved(back(RAS, FINE), LABELS)["exact_borders"] is True
+
+
+@pytest.mark.parametrize(
+    ("behind", "activated"),
+    [
+        ([SOFTMAX, back(RAS, FINE), LABELS], True),
+        ([back(RAS, FINE), SOFTMAX, LABELS], False),
+        ([SOFTMAX, LABELS, back(RAS, FINE, nearest=True)], False),
+        ([SIGMOID, back(RAS, FINE), CUT], True),
+        ([Activationsd("pred"), back(RAS, FINE), CUT], False),
+    ],
+)
+def test_probabilities_are_interpolated_where_the_bundle_does(behind, activated):
+    assert moved(*behind).get("activated", False) is activated
+
+
+def test_arguments_are_those_of_the_image_and_the_prediction():
+    """Of transforms with several keys, those at the key's own place."""
+    both = ["label", "image"]
+    found = volume(
+        LoadImaged(both, allow_missing_keys=True),
+        Spacingd(both, (1.5, 1.5, 2.0), mode=("nearest", "bilinear"), allow_missing_keys=True),
+        behind=Compose([back(Spacingd("image", (1, 1, 1))), AsDiscreted(["label", "pred"], argmax=[False, True])]),
+    )
+    assert found["spacing"] == [1.5, 1.5, 2.0]
+    behind = Activationsd(["label", "pred"], softmax=[True, False], sigmoid=[False, True])
+    assert output_activation(Compose([Activationsd("label", softmax=True), behind])) == "sigmoid"
+
+
+def test_what_a_mask_of_one_class_is_written_as():
+    assert "foreground" not in masked(SIGMOID, CUT, save(scale=255))
+    assert "foreground" not in masked(SIGMOID, CUT)
+    assert masked(SIGMOID, CUT, save())["foreground"] == 1
+    assert "foreground" not in masked(LABELS, save())
+
+
+def test_a_picture_that_is_not_brought_back_has_no_mask():
+    """But classes have no size."""
+    pipeline = picture(behind=Compose([SOFTMAX]))
+    found = pipeline_for(pipeline, "classification", ["a", "b"])
+    assert found == {key: value for key, value in pipeline.items() if key != "inverted"} | {"class_names": ["a", "b"]}
+    for behind in (None, SIGMOID, Compose([SIGMOID, CUT, save(scale=255)])):
+        with pytest.raises(PipelineRefused, match="Resized without Invertd"):
+            pipeline_for(picture(behind=behind), "segmentation", [])
+    assert pipeline_for(masked(SIGMOID, CUT), "segmentation", []) == masked(SIGMOID, CUT)
 
 
 def test_a_spacing_of_the_image_itself_is_no_resampling():
@@ -146,9 +210,12 @@ def test_values_of_pictures_are_those_of_monai(transforms):
 
 
 def test_thresholds_are_kept():
-    behind = Compose([Activationsd("pred", sigmoid=True), AsDiscreted("pred", threshold=0.3)])
-    assert picture(behind=behind)["threshold"] == 0.3
-    assert "threshold" not in picture(behind=Activationsd("pred", softmax=True))
+    assert masked(SIGMOID, AsDiscreted("pred", threshold=0.3))["threshold"] == 0.3
+    assert "threshold" not in masked(SOFTMAX)
+
+
+class OwnWriter(PILWriter):
+    """Writes something else."""
 
 
 @pytest.mark.parametrize(
@@ -172,8 +239,57 @@ def test_thresholds_are_kept():
         (lambda: volume(behind=KeepLargestConnectedComponentd("pred")), "KeepLargestConnectedComponentd"),
         (lambda: volume(behind=AsDiscreted("pred", argmax=True, to_onehot=2)), "AsDiscreted with to_onehot 2"),
         (lambda: volume(behind=Activationsd("pred", other=torch.tanh)), "Activationsd with a function"),
-        (lambda: volume(behind=Compose([AsDiscreted("pred", argmax=True), BACK])), "Invertd behind AsDiscreted"),
-        (lambda: picture(behind=Invertd("pred", Compose([]), orig_keys="image")), "known of volumes alone"),
+        (lambda: moved(LABELS, back(RAS, FINE)), "Invertd behind AsDiscreted"),
+        (lambda: picture(behind=back(*PICTURE, nearest=True)), "known of volumes alone"),
+        # Keys.
+        (lambda: volume(RANGE, NormalizeIntensityd("label")), "NormalizeIntensityd of label is not known; of image it"),
+        (lambda: picture(CastToTyped("label", np.uint8)), "CastToTyped of label"),
+        (lambda: volume(behind=AsDiscreted("label", argmax=True)), "AsDiscreted of label is not known; of pred it is"),
+        (lambda: volume(behind=Activationsd("image", softmax=True)), "Activationsd of image"),
+        (lambda: volume(behind=EnsureTyped("label")), "EnsureTyped of label"),
+        (lambda: moved(back(RAS, FINE, keys=["image", "pred"]), LABELS), "Invertd of image, pred .* of pred alone"),
+        (lambda: moved(back(RAS, FINE, orig="label"), LABELS), "orig_keys label"),
+        (lambda: volume(behind=Compose([LABELS, save(["pred", "image"])])), "SaveImaged of pred, image"),
+        # What is brought back.
+        (lambda: moved(LABELS), "Orientationd and Spacingd without Invertd"),
+        (lambda: volume(FINE), "Spacingd without Invertd"),
+        (lambda: moved(back(), LABELS), "Invertd of nothing is not known; once, of Orientationd, Spacingd it is"),
+        (lambda: moved(back(FINE), LABELS), "Invertd of Spacingd is not known"),
+        (lambda: moved(back(RAS, FINE), back(RAS, FINE), LABELS), "Invertd twice"),
+        (lambda: moved(back(RAS, FINE, post_func=torch.sign)), "Invertd with post_func"),
+        # What is written.
+        (lambda: volume(behind=Compose([LABELS, save(scale=255)])), "scale 255 is known of pictures alone"),
+        (lambda: volume(behind=Compose([LABELS, save(resample=True)])), "SaveImaged with resample True"),
+        (
+            lambda: volume(behind=Compose([LABELS, SaveImaged("pred", output_dtype=np.int8)])),
+            "with output_dtype",
+        ),
+        (lambda: volume(behind=Compose([LABELS, save(writer=OwnWriter)])), "SaveImaged with the writer .*OwnWriter"),
+        (lambda: volume(behind=Compose([SOFTMAX, save()])), "SaveImaged without AsDiscreted"),
+        (lambda: volume(behind=Compose([LABELS, save(), SOFTMAX])), "Activationsd behind SaveImaged"),
+        (lambda: masked(LABELS, save(scale=255)), "scale 255 of several classes is not known; None is"),
+        (lambda: masked(CUT, save(scale=65535)), "scale 65535 of one class is not known; 255 or None is"),
+        (lambda: volume(behind=Compose([LABELS, SOFTMAX])), "Activationsd behind AsDiscreted"),
+        (lambda: volume(behind=Compose([SOFTMAX, SIGMOID])), "Activationsd twice"),
+        (lambda: volume(behind=Activationsd("pred", softmax=True, dim=1)), "Activationsd with dim 1"),
+        (lambda: volume(behind=AsDiscreted("pred", argmax=True, dim=1)), "AsDiscreted with dim 1"),
+        (lambda: volume(behind=AsDiscreted("pred", argmax=True, keepdim=False)), "AsDiscreted with keepdim False"),
+        (
+            lambda: volume(behind=AsDiscreted("pred", argmax=True, dtype=torch.bool)),
+            "with dtype torch.bool",
+        ),
+        (lambda: volume(behind=AsDiscreted("pred", argmax=True, threshold=1)), "with argmax and threshold"),
+        (lambda: volume(behind=Compose([LABELS, CUT])), "AsDiscreted twice"),
+        (lambda: volume(behind=EnsureTyped("pred", dtype=torch.uint8)), "EnsureTyped with dtype torch.uint8"),
+        # Other arguments.
+        (lambda: volume(LoadImaged("image", dtype=np.uint8)), "LoadImaged with dtype"),
+        (lambda: volume(LoadImaged("image", as_closest_canonical=True)), "as_closest_canonical True"),
+        (lambda: volume(LoadImaged("image", reverse_indexing=False)), "reverse_indexing False"),
+        (lambda: volume(EnsureChannelFirstd("image", channel_dim=0)), "channel_dim 0"),
+        (lambda: volume(ToTensord("image", dtype=torch.uint8)), "ToTensord with dtype torch.uint8"),
+        (lambda: volume(ScaleIntensityRanged("image", 0, 1, 0, 9, dtype=np.uint8)), "ScaleIntensityRanged with dtype"),
+        (lambda: volume(Spacingd("image", (1, 1, 1), lazy=True)), "Spacingd with lazy True"),
+        (lambda: volume(Compose([FINE], lazy=True)), "Compose with lazy True"),
         (lambda: picture(MaskScopeOverlayd("image")), "MaskScopeOverlayd"),
         (lambda: picture(inferer=WINDOWS), "SlidingWindowInferer of a picture"),
         (lambda: picture(NormalizeIntensityd("image", nonzero=True)), "NormalizeIntensityd by a picture's own"),

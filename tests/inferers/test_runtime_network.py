@@ -105,6 +105,12 @@ def test_it_says_what_it_is(served):
     assert "openvino, f32, 1 threads" in repr(served)
 
 
+def test_what_was_not_verified_is_refused(export_network):
+    folder = export_network(network(), (2, *ROI), verified={"openvino": ["f32"]})
+    with pytest.raises(ExportError, match="verified with openvino in f32, not with openvino in bf16"):
+        RuntimeNetwork(folder, precision="bf16")
+
+
 def test_a_changed_file_is_refused(export_network):
     folder = export_network(network(), (2, *ROI))
     weights = np.fromfile(folder / "model.bin", np.uint8)

@@ -142,6 +142,7 @@ def test_a_description_of_another_network(export_network, tmp_path):
         ({"format": "coreml"}, "format 'coreml'; known are torchscript, onnx, openvino"),
         ({"precision": "f16"}, "precision 'f16'; known are f32, bf16, int8"),
         ({"task": "detection"}, "task 'detection'"),
+        ({"verified": ["openvino"]}, "cannot be read"),
         ({"input": {"channels": 2}}, "lacks 'spatial_shape'"),
         ({"input": 3}, "cannot be read"),
         ({"checksums": {}}, r"no checksum of model\.bin, model\.xml"),
@@ -174,9 +175,13 @@ def test_a_description_that_is_cut(export_network):
             "read the format torchscript.*--to openvino or --to onnx",
         ),
         ({}, "onnxruntime", None, "does not read the format openvino.*--to onnx"),
-        ({}, "openvino", "int8", "exported with precision f32, which cannot give int8; export the bundle with"),
-        ({"precision": "int8"}, "openvino", "f32", "exported with precision int8, which cannot give f32"),
-        ({"format": "onnx"}, "onnxruntime", "bf16", "does not compute in bf16"),
+        (
+            {},
+            "openvino",
+            "int8",
+            r"\(openvino\) was verified with openvino in f32 or bf16, not with openvino in int8; ",
+        ),
+        ({"format": "onnx"}, "onnxruntime", "bf16", "onnxruntime is used in f32 alone, not in bf16"),
         ({}, "tensorrt", None, "unknown runtime 'tensorrt'"),
         ({}, "openvino", "f16", "unknown precision 'f16'"),
     ],
@@ -186,6 +191,41 @@ def test_what_the_file_cannot_give(export_network, said, runtime, precision, mes
     edit(folder, **said)
     with pytest.raises(ValueError, match=message):
         load_exported(folder, runtime, precision)
+
+
+@pytest.mark.parametrize(
+    ("form", "precision", "verified", "runtime", "asked", "use"),
+    [
+        ("openvino", "bf16", {"openvino": ["bf16"]}, "openvino", "f32", "--to openvino --precision f32"),
+        ("openvino", "f32", {"openvino": ["f32"]}, "openvino", "bf16", "--to openvino --precision bf16"),
+        ("openvino", "int8", {"openvino": ["int8"]}, "openvino", "f32", "--to openvino --precision f32"),
+        ("onnx", "f32", {"onnxruntime": ["f32"]}, "openvino", None, "--to openvino --precision f32"),
+        ("onnx", "f32", {"openvino": ["f32"]}, "onnxruntime", None, "--to onnx --precision f32"),
+        ("onnx", "f32", {}, "onnxruntime", None, "no runtime, not with onnxruntime in f32"),
+    ],
+)
+def test_only_what_was_verified_is_served(export_network, form, precision, verified, runtime, asked, use):
+    """Though the file itself could be read, and the runtime compute it."""
+    folder = export_network(network(), SHAPE, form, precision=precision, verified=verified)
+    with pytest.raises(ExportError, match=f"was verified with .*{use}"):
+        load_exported(folder, runtime, asked)
+
+
+@pytest.mark.parametrize(
+    ("precision", "asked", "given"), [("f32", None, "f32"), ("f32", "f32", "f32"), ("int8", None, "int8")]
+)
+def test_what_was_verified_is_served_as_exported_if_nothing_else_is_said(export_network, precision, asked, given):
+    folder = export_network(network(), SHAPE, precision=precision, verified={"openvino": [precision]})
+    assert load_exported(folder, precision=asked, num_threads=1).precision == given
+
+
+def test_an_export_that_does_not_say_what_was_verified_is_refused(export_network):
+    folder = export_network(network(), SHAPE)
+    content = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    del content["verified"]
+    (folder / "export.json").write_text(json.dumps(content))
+    with pytest.raises(ExportError, match="lacks 'verified'; export the bundle again"):
+        load_exported(folder)
 
 
 def test_a_runtime_that_is_not_installed(export_network, monkeypatch):

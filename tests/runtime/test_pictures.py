@@ -17,6 +17,7 @@ from monai.transforms import (
     LoadImaged,
     NormalizeIntensityd,
     Resized,
+    SaveImaged,
     Transposed,
 )
 from PIL import Image
@@ -78,13 +79,20 @@ def test_the_network_sees_what_monai_shows_it(export_network, tmp_path, size, mo
     np.testing.assert_allclose(student(folder).load(path).image[0], expected, atol=1e-4)
 
 
-def by_monai(path, threshold=0.5):
-    chain = there("bilinear", None)
+def by_monai(path, threshold=0.5, mode="bilinear", activated=False, net=None, save=None):
+    """What inference.json of the polyp bundle does; ``activated``: the other order, probabilities are resized."""
+    chain = there(mode, None)
     item = chain({"image": str(path)})
     with torch.no_grad():
-        item["pred"] = segmenter()(item["image"][None])[0]
-    item = Invertd("pred", chain, orig_keys="image", nearest_interp=False, to_tensor=True)(item)
-    item = AsDiscreted("pred", threshold=threshold)(Activationsd("pred", sigmoid=True)(item))
+        item["pred"] = (net or segmenter())(item["image"][None])[0]
+    behind = [
+        Invertd("pred", chain, orig_keys="image", nearest_interp=False, to_tensor=True),
+        Activationsd("pred", sigmoid=True),
+    ]
+    item = Compose(behind[::-1] if activated else behind)(item)
+    item = AsDiscreted("pred", threshold=threshold)(item)
+    if save is not None:
+        save(item)
     return item["pred"][0].numpy().T  # its axes are those of PIL
 
 
@@ -100,6 +108,39 @@ def test_mask_is_monais(export_network, tmp_path, threshold):
     assert mask.shape == (90, 117)
     assert set(np.unique(mask)) == {0, 255}
     assert (mask == by_monai(path, threshold) * 255).mean() >= 0.9999
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "area"])
+def test_probabilities_are_resized_where_the_bundle_does(export_network, tmp_path, mode):
+    """``Activationsd`` before ``Invertd``: another mask than of resized answers, and MONAI's to the pixel."""
+    path, net = picture(tmp_path / "a.png"), segmenter()
+    with torch.no_grad():
+        net[2].weight *= 8
+    expected = by_monai(path, 0.3, mode, activated=True, net=net) * 255
+    masks, output = {}, {"channels": 1, "activation": "sigmoid"}
+    for activated in (True, False):
+        words = PIPELINE | {"resize": mode, "threshold": 0.3, "activated": activated}
+        folder = export_network(net, (3, *SIZE), folder=tmp_path / str(activated), pipeline=words, output=output)
+        one = student(folder)
+        masks[activated] = one.infer(one.load(path))
+    np.testing.assert_array_equal(masks[True], expected)
+    assert (masks[False] != expected).sum() > 20
+
+
+@pytest.mark.parametrize(("scale", "value"), [(255, 255), (None, 1)])
+def test_files_have_the_values_that_monai_writes(export_network, tmp_path, scale, value):
+    path = picture(tmp_path / "a.png")
+    words = {} if scale else {"foreground": 1}
+    output = {"channels": 1, "activation": "sigmoid"}
+    one = student(export_network(segmenter(), (3, *SIZE), pipeline=PIPELINE | words, output=output))
+    loaded = one.load(path)
+    one.save(one.infer(loaded), loaded, tmp_path / "mask.png")
+    save = SaveImaged("pred", output_dir=tmp_path / "monai", output_ext=".png", output_postfix="", scale=scale)
+    by_monai(path, save=save)
+    found, expected = (np.asarray(Image.open(file)) for file in (tmp_path / "mask.png", tmp_path / "monai/a/a.png"))
+    assert found.dtype == expected.dtype
+    assert set(np.unique(found)) == {0, value}
+    assert (found == expected).mean() >= 0.9999
 
 
 def test_several_classes_give_their_numbers(export_network, tmp_path):
@@ -142,6 +183,7 @@ def test_a_drawn_frame(export_network, tmp_path):
         ({"resize": "bicubic"}, "resize must be one of area, bilinear, got 'bicubic'"),
         ({"channels": "CMYK"}, "channels must be one of RGB, L"),
         ({"crop": 3}, "unknown: crop"),
+        ({"foreground": 2}, "foreground must be one of 255, 1, None"),
         ({"mean": [0.0]}, "3 numbers"),
         ({"std": [1.0, 0.0, 1.0]}, "std must be positive"),
         ({"size": [32, 32]}, "was exported for"),

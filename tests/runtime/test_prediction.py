@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from monai_kd.runtime import ExportError, load_exported, predict
+from monai_kd.runtime import ExportError, VolumeStudent, load_exported, predict
 from monai_kd.runtime.pictures import PictureStudent
 
 SIZE = (16, 16)
@@ -188,6 +188,16 @@ def test_a_link_does_not_lead_out_of_the_output_folder(segmenter, tmp_path):
     assert "outside the output folder" in done.failed[source / "sub" / "a.png"]
 
 
+def test_no_folder_is_made_behind_a_link(segmenter, tmp_path):
+    source = pictures(tmp_path / "in", "sub/deep/a.png")
+    for name in ("out", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
+    done = predict(segmenter, source, tmp_path / "out")
+    assert "outside the output folder" in done.failed[source / "sub" / "deep" / "a.png"]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_mask_that_is_a_link_to_its_picture_is_not_written(segmenter, tmp_path):
     source = pictures(tmp_path / "in", "a.png")
     before = contents(source)
@@ -233,6 +243,20 @@ def test_loading_inference_and_saving_overlap_and_wait_for_each_other(segmenter,
     predict(segmenter, source, tmp_path / "out")
     assert len(set(threads.values())) == 3
     assert max(most) <= 3  # the one in the network and two ahead
+
+
+def test_masks_that_wait_to_be_saved_hold_no_images(labeller, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    data = np.zeros((14, 20, 17), dtype=np.int16)
+    nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), tmp_path / "in" / "a.nii")
+    held = []
+    monkeypatch.setattr(
+        VolumeStudent,
+        "save",
+        lambda self, labels, one, target: held.append((one.stored.channels, one.image, one.coarse)),
+    )
+    predict(labeller, tmp_path / "in", tmp_path / "out", coarse_spacing=6.0)
+    assert held == [((), None, None)]
 
 
 def test_an_interruption_ends_it(segmenter, tmp_path, monkeypatch):

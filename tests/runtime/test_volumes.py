@@ -11,6 +11,7 @@ import torch
 from monai.data import decollate_batch
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import (
+    Activationsd,
     AsDiscreted,
     Compose,
     EnsureChannelFirstd,
@@ -35,7 +36,6 @@ PIPELINE = {
     "roi_size": list(ROI),
     "overlap": 0.5,
     "mode": "gaussian",
-    "sw_batch_size": 1,
     "exact_borders": False,
 }
 AFFINE = np.array([[0, 0, -0.73, 90], [0, -0.73, 0, 70], [-2.57, 0, 0, 30], [0, 0, 0, 1]])
@@ -57,8 +57,11 @@ def write_volume(path, shape=(26, 70, 61), affine=AFFINE):
     return path
 
 
-def by_monai(path, before_argmax):
-    """What inference.json of the CT bundles does; ``before_argmax``: to the answer before labels are decided."""
+def by_monai(path, before_argmax, net=None, activation=None, decide=None):
+    """What inference.json of the CT bundles does; ``before_argmax``: to the answer before labels are decided.
+
+    With an activation, probabilities are brought back.
+    """
     there = Compose(
         [
             LoadImaged("image"),
@@ -71,11 +74,14 @@ def by_monai(path, before_argmax):
     item = there({"image": str(path)})
     inferer = SlidingWindowInferer(ROI, overlap=0.5, mode="gaussian", cval=-1.0)
     with torch.no_grad():
-        item["pred"] = inferer(item["image"][None], network())
+        item["pred"] = inferer(item["image"][None], net or network())
     item["pred"] = decollate_batch(item["pred"])[0]
     back = Invertd("pred", there, orig_keys="image", nearest_interp=not before_argmax, to_tensor=True)
-    decide = AsDiscreted("pred", argmax=True)
-    return Compose([back, decide] if before_argmax else [decide, back])(item)["pred"][0].numpy()
+    decide = decide or AsDiscreted("pred", argmax=True)
+    behind = [back, decide] if before_argmax else [decide, back]
+    if activation is not None:
+        behind.insert(0, Activationsd("pred", **{activation: True}))
+    return Compose(behind)(item)["pred"][0].numpy()
 
 
 def student(folder, **options):
@@ -162,6 +168,41 @@ def test_one_class_with_a_threshold(export_network, tmp_path):
     assert not (high > low).any()
 
 
+def sure(classes):
+    """A network whose answers are so far apart that probabilities are near 0 and 1."""
+    net = network(classes)
+    with torch.no_grad():
+        for parameter in net[2].parameters():
+            parameter *= 8
+    return net
+
+
+def test_probabilities_of_classes_are_interpolated_where_the_bundle_does(export_network, tmp_path):
+    """``Activationsd`` before ``Invertd``: other labels than of interpolated answers, and MONAI's to the voxel."""
+    path = write_volume(tmp_path / "a.nii.gz")
+    expected = by_monai(path, True, sure(3), "softmax")
+    labels = {}
+    for activated in (True, False):
+        words = PIPELINE | {"exact_borders": True, "activated": activated}
+        one = student(export_network(sure(3), (1, *ROI), folder=tmp_path / str(activated), pipeline=words))
+        labels[activated] = one.infer(one.load(path))
+    np.testing.assert_array_equal(labels[True], expected)
+    assert (labels[False] != expected).sum() > 100
+
+
+def test_probabilities_of_one_class_are_interpolated_where_the_bundle_does(export_network, tmp_path):
+    path = write_volume(tmp_path / "a.nii.gz")
+    expected = by_monai(path, True, sure(1), "sigmoid", AsDiscreted("pred", threshold=0.3))
+    labels, output = {}, {"channels": 1, "activation": "sigmoid"}
+    for activated in (True, False):
+        words = PIPELINE | {"exact_borders": True, "activated": activated, "threshold": 0.3}
+        folder = export_network(sure(1), (1, *ROI), folder=tmp_path / str(activated), pipeline=words, output=output)
+        one = student(folder)
+        labels[activated] = one.infer(one.load(path))
+    np.testing.assert_array_equal(labels[True], expected)
+    assert (labels[False] != expected).sum() > 100
+
+
 # The coarse look first.
 
 
@@ -203,6 +244,28 @@ def test_a_coarse_look_loses_nothing_it_has_found(bright, tmp_path, places):
     np.testing.assert_array_equal(again, labels)
     assert labels.sum() > 0
     assert 0 < windows < all_windows
+
+
+def test_a_coarse_look_cuts_probabilities_where_the_fine_one_does(export_network, tmp_path):
+
+    class Shifted(nn.Module):
+        def forward(self, x):
+            return 4 * x - 1.9  # -0.1 where x is 0.45: a probability of 0.475, above the threshold as the answer is not
+
+    words = PIPELINE | {"overlap": 0.25, "threshold": 0.45, "activated": True}
+    output = {"channels": 1, "activation": "sigmoid"}
+    folder = export_network(Shifted(), (1, *ROI), pipeline=words, output=output)
+    path = with_organs(tmp_path / "a.nii.gz", [(30, 45, 45)])
+    faint = nibabel.load(path)
+    image = np.asarray(faint.dataobj).copy()
+    image[image > 0] = 163  # 0.452 on the network's scale
+    nibabel.save(nibabel.Nifti1Image(image, faint.affine), path)
+    whole, part = student(folder), student(folder, coarse_spacing=6.0, margin=8.0)
+    labels, all_windows = count_windows(whole, whole.load(path))
+    again, windows = count_windows(part, part.load(path))
+    assert labels.any()
+    np.testing.assert_array_equal(again, labels)
+    assert windows < all_windows
 
 
 def test_where_nothing_is_found_the_whole_volume_is_seen(bright, tmp_path):
@@ -267,6 +330,26 @@ def test_a_decision_that_is_none_is_refused(export_network, activation, words):
     folder = export_network(network(1), (1, *ROI), pipeline=PIPELINE | words, output=output)
     with pytest.raises(ExportError, match=r"constant|between 0 and 1"):
         student(folder)
+
+
+@pytest.mark.parametrize("spacing", [1.0, 1.6])
+def test_a_coarse_look_that_is_not_coarse_is_refused(folder, tmp_path, spacing):
+    one = student(folder, coarse_spacing=spacing)
+    with pytest.raises(ValueError, match=rf"at {spacing:g} mm is no coarser than the network's grid at 1\.6 x 1\.6"):
+        one.load(write_volume(tmp_path / "a.nii.gz"))
+    assert student(folder, coarse_spacing=1.7).load(tmp_path / "a.nii.gz").coarse is not None
+
+
+def test_what_waits_to_be_saved_holds_no_voxels(folder, tmp_path):
+    one = student(folder, coarse_spacing=6.0)
+    loaded = one.load(write_volume(tmp_path / "a.nii.gz"))
+    labels = np.ones(loaded.grid.stored_shape, dtype=np.uint8)
+    kept = loaded.without_voxels()
+    assert loaded.stored.channels
+    assert (kept.stored.channels, kept.image, kept.coarse) == ((), None, None)
+    for name, what in (("whole", loaded), ("kept", kept)):
+        one.save(labels, what, tmp_path / f"{name}.nii")
+    assert (tmp_path / "kept.nii").read_bytes() == (tmp_path / "whole.nii").read_bytes()
 
 
 def test_bad_volumes_are_refused(folder, tmp_path):

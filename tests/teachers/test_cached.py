@@ -164,6 +164,49 @@ def test_weights_that_change_during_a_run_are_noticed(tmp_path):
     assert not torch.equal(before, after)
 
 
+def test_weights_put_in_through_data_are_noticed(tmp_path):
+    """Neither the parameter nor its version is another then."""
+    cached, x = CachedTeacher(teacher_of(), tmp_path), {"image": images()}
+    before = [cached(x, ["output"])["output"] for _ in range(2)][1]  # read once: what is stored is trusted from now on
+    weight = cached.teacher.network.inner[3].weight
+    version = weight._version
+    weight.data = weight.detach() + 1
+    assert weight._version == version
+    after = cached(x, ["output"])["output"]
+    assert cached.misses == 6
+    assert not torch.equal(before, after)
+
+
+class Masked(nn.Module):
+    """Answers with -inf where the image is negative, such as logits of classes that cannot be."""
+
+    def __init__(self, value=-torch.inf, factor=1.0):
+        super().__init__()
+        self.body = nn.Conv2d(1, 1, 1)
+        nn.init.ones_(self.body.weight)
+        nn.init.zeros_(self.body.bias)
+        self.value, self.factor = value, factor
+
+    def forward(self, x):
+        return (self.factor * x).masked_fill(x < 0, self.value)
+
+
+def test_answers_that_are_not_finite_are_no_other_ones(tmp_path):
+    """inf - inf is no number; what was stored is held against that of the next run all the same."""
+    x = images()
+    assert answered(FrozenTeacher(Masked()), tmp_path, x) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert answered(FrozenTeacher(Masked()), tmp_path, x) == 0
+
+
+@pytest.mark.parametrize("other", [Masked(torch.inf), Masked(0.0), Masked(factor=1.1)])
+def test_other_answers_beside_what_is_not_finite_are_noticed(tmp_path, other):
+    answered(FrozenTeacher(Masked()), tmp_path, images())
+    with pytest.warns(UserWarning, match="are not those of this teacher"):
+        assert answered(FrozenTeacher(other), tmp_path, images()) == 3
+
+
 def test_a_transform_makes_stale_what_it_changes(tmp_path):
     items = [{"image": torch.full((1, 4, 4), float(i))} for i in (0, 1, 3)]
 
