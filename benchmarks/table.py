@@ -81,22 +81,30 @@ def _benchmark(record: dict[str, Any]) -> list[str]:
     lines.append(", ".join(value if key == "cpu" else f"{key} {value}" for key, value in versions.items()) + ".\n")
     rows = ["| case | form | CPU seconds | quartiles | MB | value |", "| --- | --- | ---: | ---: | ---: | ---: |"]
     for row in record["rows"]:
+        if row["seconds"] is row["megabytes"] is None and isinstance(row["value"], dict):
+            continue  # all that it has comes below
         spread = "" if row["low"] in (None, row["high"]) else f"{figure(row['low'])} to {figure(row['high'])}"
         value = "" if isinstance(row["value"], dict) else _cell(row["value"])
         cells = (row["case"], row["form"], _cell(row["seconds"]), spread, _cell(row["megabytes"]), value)
         rows.append("| " + " | ".join(cells) + " |")
-    return [*lines, "\n".join(rows) + "\n", *_parts(record["rows"])]
+    shown = ["\n".join(rows) + "\n"] if len(rows) > 2 else []
+    return [*lines, *shown, *_parts(record["rows"])]
 
 
 def _parts(rows: list[dict[str, Any]]) -> list[str]:
-    """Tables of values that have parts, such as the seconds of stages: a column a part."""
-    several: dict[tuple[str, ...], list[str]] = {}
+    """Tables of values that have parts, such as the seconds of stages: a column a part; a table a first part."""
+    several: dict[str, list[dict[str, Any]]] = {}
     for row in (row for row in rows if isinstance(row["value"], dict)):
-        names = tuple(row["value"])
-        head = [f"| case | form | {' | '.join(names)} |", "| --- | --- |" + " ---: |" * len(names)]
-        cells = (row["case"], row["form"], *(_cell(row["value"][name]) for name in names))
-        several.setdefault(names, head).append("| " + " | ".join(cells) + " |")
-    return ["\n".join(lines) + "\n" for lines in several.values()]
+        several.setdefault(next(iter(row["value"])), []).append(row)
+    tables = []
+    for alike in several.values():
+        names = list(dict.fromkeys(name for row in alike for name in row["value"]))
+        lines = [f"| case | form | {' | '.join(names)} |", "| --- | --- |" + " ---: |" * len(names)]
+        for row in alike:
+            cells = (row["case"], row["form"], *(_cell(row["value"].get(name)) for name in names))
+            lines.append("| " + " | ".join(cells) + " |")
+        tables.append("\n".join(lines) + "\n")
+    return tables
 
 
 def _cell(value: Any) -> str:
