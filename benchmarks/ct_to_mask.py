@@ -5,6 +5,9 @@ exact borders, in its order, with the eager networks; "no network" has in its pl
 student is the bundle's, the fast student that of ``fast_student.json``. Weights are random, but label regions of an
 abdomen, as trained ones do: good for time, memory and the comparison of labels, not for what is segmented.
 
+Both decide borders exactly, from scores of all classes on the stored grid, but for the form "nearest borders", which
+decides on the network's grid and then resamples labels.
+
 Stages are in seconds. Of the runtime, too, "invert" is all that brings labels back to the stored volume's voxels and
 "argmax" what decides them on the network's grid; "windows" is the network and what puts its windows together.
 """

@@ -1,6 +1,7 @@
 """Generic distillation losses, forward and backward, against their usual forms on the same inputs.
 
-"torchdistill": that library's loss, where it has one of these. "usual": the papers' equations in the ordinary
+"torchdistill": that library's loss, where it has one of these; its hint is the mean squared error of torch, which is
+the usual one, and it has neither channel-wise distillation nor DKD. "usual": the papers' equations in the ordinary
 operations of torch, with the averages that ours take, so that both give the same number.
 """
 
@@ -62,6 +63,8 @@ SMALL = "For a batch of logits each call takes some tens of microseconds, of whi
 
 def bars(found: Found) -> list[Bar]:
     result = []
+    if not any("torchdistill" in forms for forms in found.values()):
+        result.append(Bar("P13", "ours / torchdistill", "torchdistill is not installed", 1, most=True))
     for case, forms in found.items():
         note = NOTES.get(case.split(",")[0], "")
         for form in [form for form in ("torchdistill", "usual") if form in forms]:

@@ -31,6 +31,7 @@ def torchdistill_losses() -> dict[str, Loss]:
     outputs = {"student_output_path": "x", "teacher_output_path": "x"}
     pair = {side: {"path": "x", "io": "output"} for side in ("student", "teacher")}
     soft, dist = KDLoss(**paths, temperature=4.0, alpha=0.0), DISTLoss(**paths)
+    by_rows = {"DIST, volume": _on_rows(_on_tensors(dist))}
     losses = {
         "soft targets, volume": soft,
         "soft targets, images": soft,
@@ -39,8 +40,13 @@ def torchdistill_losses() -> dict[str, Loss]:
         "RKD": RKDLoss(**outputs, dist_factor=1.0, angle_factor=2.0, reduction="mean"),
         "similarity": SPKDLoss(**outputs, reduction="batchmean"),
     }
-    return {name: _on_tensors(loss) for name, loss in losses.items()}
+    return by_rows | {name: _on_tensors(loss) for name, loss in losses.items()}
 
 
 def _on_tensors(loss: Callable[..., Tensor]) -> Loss:
     return lambda student, teacher: loss({"x": {"output": student}}, {"x": {"output": teacher}})
+
+
+def _on_rows(loss: Loss) -> Loss:
+    """Positions as items of a batch: of logits (items, classes) alone the loss knows."""
+    return lambda *logits: loss(*(x.movedim(1, -1).flatten(0, -2) for x in logits))

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import uuid
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ from monai_kd.teachers.views import refuse_random_views
 __all__ = ["CachedTeacher"]
 
 _FORMAT = "monai_kd teacher cache 1"
-_SAME = 0.02
+_SAME = {"f32": 0.005, "bf16": 0.02}
 
 
 class CachedTeacher(nn.Module):
@@ -37,12 +38,13 @@ class CachedTeacher(nn.Module):
 
     An answer is found by the SHA-256 of what the teacher sees, an image behind all transforms, in a folder of the
     teacher's weights. So a batch needs no key or order of its own, and another image, transform or weight has just
-    those answers made anew that it changes: what is stale is never found. Hashing an image costs what reading it does.
+    those answers made anew that it changes. Hashing an image costs what reading it does.
 
     What is not there is answered by the teacher and stored, whole or not at all, unless gradients are off (a dry run,
     a validation); :meth:`fill` does so for a whole loader. Stored or not, an answer is rounded to half precision, so
-    that a run does not depend on what the cache held. The first stored answer of a run is compared with the teacher's
-    own; where they differ, by an edit of its code, say, the folder is emptied.
+    that a run does not depend on what the cache held. Weights do not tell an edit of the network's code: the first
+    stored answer of a run is compared with the teacher's own, and where they differ by more than 0.5 % of the largest
+    value (2 % of a teacher in bf16), the folder is emptied. Checksums of a file are looked at when a run first reads it.
 
     To the terms it is its teacher: no gradients, no parameters, nothing in a ``state_dict``. The teacher answers in
     float32 whatever the autocast.
@@ -89,6 +91,7 @@ class CachedTeacher(nn.Module):
         self._taps: tuple[str, ...] = (OUTPUT,)
         self._seen: tuple[Any, str] | None = None
         self._trusted = False
+        self._whole: set[Path] = set()  # files that this run has seen to be so
 
     @property
     def input_key(self) -> str:
@@ -157,7 +160,7 @@ class CachedTeacher(nn.Module):
     def _answer_exactly(self, images: Tensor, taps: tuple[str, ...], store: bool) -> dict[str, Any]:
         views = self._views(images)
         folder = self.folder / self._identity()
-        found = {view: _read(folder / f"{view}.pt", taps) for view in dict.fromkeys(views)}
+        found = {view: self._read(folder / f"{view}.pt", taps) for view in dict.fromkeys(views)}
         self._check_first(images, views, found, taps, folder)
         missing = [row for row, view in enumerate(views) if found[view] is None and views.index(view) == row]
         self.misses += len(missing)
@@ -170,6 +173,13 @@ class CachedTeacher(nn.Module):
                     _write(folder / f"{views[row]}.pt", answer)
         rows = [{tap: found[view][tap] for tap in taps} for view in views]  # type: ignore[index]
         return {tap: _promoted(value, images.device) for tap, value in default_collate(rows).items()}
+
+    def _read(self, path: Path, taps: Sequence[str]) -> dict[str, Any] | None:
+        """A stored answer; its checksums are compared the first time."""
+        answer = _read(path, taps, check=path not in self._whole)
+        if answer is not None:
+            self._whole.add(path)
+        return answer
 
     def _views(self, images: Tensor) -> list[str]:
         """What the teacher's network sees of each image, as names of files."""
@@ -216,7 +226,8 @@ class CachedTeacher(nn.Module):
         self._trusted = True
         # Read again: another process may have made it anew since.
         stored = _read(folder / f"{views[row]}.pt", taps)
-        if stored is None or all(_alike(stored[tap], fresh[tap]) for tap in taps):
+        most = _SAME[getattr(self.teacher, "precision", "f32")]
+        if stored is None or all(_alike(stored[tap], fresh[tap], most) for tap in taps):
             found[views[row]] = stored
             return
         warnings.warn(
@@ -230,16 +241,20 @@ class CachedTeacher(nn.Module):
         found.update(dict.fromkeys(found))
 
 
-def _read(path: Path, taps: Sequence[str]) -> dict[str, Any] | None:
-    """A stored answer, memory-mapped; ``None`` if it is not there or lacks a tap."""
+def _read(path: Path, taps: Sequence[str], check: bool = False) -> dict[str, Any] | None:
+    """A stored answer, memory-mapped; ``None`` if it is not there, is damaged or lacks a tap."""
     if not path.is_file():
         return None
     try:
+        if check:  # torch takes altered tensors without a word
+            with zipfile.ZipFile(path) as archive:
+                if (damaged := archive.testzip()) is not None:
+                    raise ValueError(f"the checksum of its '{damaged}' is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ValueError("of another format")
         answer: dict[str, Any] = content["answer"]
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         warnings.warn(f"cache file {path} cannot be read ({reason}) and is made anew.", stacklevel=2)
         return None
@@ -287,11 +302,11 @@ def _promoted(value: Any, device: torch.device) -> Any:
     return moved.float() if moved.is_floating_point() else moved
 
 
-def _alike(stored: Any, fresh: Any) -> bool:
-    """Whether two answers differ by no more than devices do."""
+def _alike(stored: Any, fresh: Any, most: float) -> bool:
+    """Whether two answers differ by no more than ``most`` of the largest value: half precision, devices."""
     if isinstance(stored, list) or isinstance(fresh, list):
         same = isinstance(stored, list) and isinstance(fresh, list) and len(stored) == len(fresh)
-        return same and all(_alike(*pair) for pair in zip(stored, fresh))
+        return same and all(_alike(*pair, most) for pair in zip(stored, fresh))
     if stored.shape != fresh.shape:
         return False
     stored, fresh = stored.float(), fresh.float()
@@ -299,4 +314,4 @@ def _alike(stored: Any, fresh: Any) -> bool:
     if not torch.equal(ends, ~stored.isfinite()) or not stored[ends].equal(fresh[ends]):
         return False
     difference = (stored - fresh).masked_fill(ends, 0).abs().max()
-    return bool(difference <= _SAME * fresh.masked_fill(ends, 0).abs().max() + 1e-6)
+    return bool(difference <= most * fresh.masked_fill(ends, 0).abs().max() + 1e-6)

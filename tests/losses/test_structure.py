@@ -110,6 +110,18 @@ def test_the_gradient_is_that_of_the_formula(shape, weighted_bce):
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("weighted_bce", [True, False])
+@pytest.mark.parametrize("scale", [9.0, 12.0, 40.0])
+def test_what_confident_logits_cost_is_kept(scale, weighted_bce):
+    mask = torch.ones(1, 1, 20, 36)
+    logits = (scale * mask).requires_grad_()
+    loss = structure_loss(logits, mask, weighted_bce, 5)
+    weights, p = structure_weights(mask, 5).double().sum(), 1 / (1 + math.exp(-scale))
+    expected = math.log1p(math.exp(-scale)) + 1 - (p * weights + 1) / (weights + 1)
+    torch.testing.assert_close(loss.squeeze().double(), expected, rtol=0, atol=1e-6)
+    assert loss.item() >= 0
+
+
 def test_the_inputs_stay_as_they_are():
     """Its work is done in place, but not in theirs; and a graph that is kept gives the same gradient again."""
     logits, mask = torch.randn(2, 1, 16, 16), (torch.rand(2, 1, 16, 16) > 0.5).float().requires_grad_()

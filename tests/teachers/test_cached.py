@@ -238,6 +238,15 @@ def test_other_code_of_the_same_layers_is_noticed(tmp_path):
     assert answered(other, tmp_path, images()) == 0
 
 
+def test_a_small_edit_of_the_code_is_noticed(tmp_path):
+    answered(teacher_of(), tmp_path, images())
+    other = teacher_of()
+    forward = other.network.forward
+    other.network.forward = lambda x: 1.01 * forward(x)
+    with pytest.warns(UserWarning, match="are not those of this teacher"):
+        assert answered(other, tmp_path, images()) == 3
+
+
 def test_other_taps_are_added(tmp_path):
     x = {"image": images()}
     first = CachedTeacher(teacher_of(), tmp_path)
@@ -290,6 +299,19 @@ def test_a_damaged_file_is_made_anew(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="cannot be read"):
         assert answered(teacher_of(), tmp_path, images()) == 1
+    assert answered(teacher_of(), tmp_path, images()) == 0
+
+
+def test_a_file_altered_in_its_middle_is_made_anew(tmp_path):
+    """Of any image, not only of the first one of a run, which the teacher answers again."""
+    answered(teacher_of(), tmp_path, images())
+    for path in tmp_path.rglob("*.pt"):
+        content = bytearray(path.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 64] = bytes(byte ^ 17 for byte in content[middle : middle + 64])
+        path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"cannot be read \(the checksum of its '.*' is wrong\)"):
+        assert answered(teacher_of(), tmp_path, images()) == 3
     assert answered(teacher_of(), tmp_path, images()) == 0
 
 
