@@ -44,7 +44,7 @@ class CachedTeacher(nn.Module):
     a validation); :meth:`fill` does so for a whole loader. Stored or not, an answer is rounded to half precision, so
     that a run does not depend on what the cache held. Weights do not tell an edit of the network's code: the first
     stored answer of a run is compared with the teacher's own, and where they differ by more than 0.5 % of the largest
-    value (2 % of a teacher in bf16), the folder is emptied. Checksums of a file are looked at when a run first reads it.
+    value (2 % of a teacher in bf16), the folder is emptied. A file's checksums are looked at when a run first reads it.
 
     To the terms it is its teacher: no gradients, no parameters, nothing in a ``state_dict``. The teacher answers in
     float32 whatever the autocast.
