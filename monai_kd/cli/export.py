@@ -69,6 +69,8 @@ def command(
     typer.echo(f"verified on {len(done.verification.rows)} inputs: {done.verification.kind}")
     if done.verification.reason is not None:
         typer.echo(f"  no validation cases were used: {done.verification.reason}")
+    for pair, reason in done.description["not_verified"].items():
+        typer.echo(f"not verified, so not served: {pair}: {reason}")
     if done.accuracy is not None:
         typer.echo(str(done.accuracy))
         if done.accuracy.reason is not None:

@@ -29,6 +29,7 @@ class Behind:
             nearest voxel); ``None`` so far.
         saved: whether the mask is written.
         scale: of the written mask's values, or ``None``.
+        ending: of the written file's name.
     """
 
     moved: Sequence[str]
@@ -38,6 +39,7 @@ class Behind:
     brought_back: str | None = None
     saved: bool = False
     scale: int | None = None
+    ending: str = ""
 
     def add(self, transform: Any) -> None:
         """Read the next transform.
@@ -78,6 +80,8 @@ class Behind:
         if self.decided or (argmax and threshold is not None):
             how = "twice" if self.decided else "with argmax and threshold"
             raise PipelineRefused(f"AsDiscreted {how} is not known.")
+        if threshold is not None and not 0 < threshold < 1:
+            raise PipelineRefused(f"AsDiscreted with threshold {threshold} is not known; one between 0 and 1 is.")
         self.decided = True
         self.threshold = None if threshold is None else float(threshold)
 
@@ -115,7 +119,7 @@ class Behind:
                 raise PipelineRefused(f"SaveImaged with the writer {writer.__module__}.{writer.__name__} is not known.")
         if not self.decided:
             raise PipelineRefused("SaveImaged without AsDiscreted, of what are no labels, is not known.")
-        self.saved, self.scale = True, saver.init_kwargs["scale"]
+        self.saved, self.scale, self.ending = True, saver.init_kwargs["scale"], saver.output_ext
 
 
 def _holds_labels(transform: Any, name: str, dtype: Any) -> None:

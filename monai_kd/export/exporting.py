@@ -7,7 +7,6 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +29,7 @@ from monai_kd.export.pipeline import pipeline_for
 from monai_kd.export.quantize import quantize_ir
 from monai_kd.export.student_bundle import StudentBundle, read_student
 from monai_kd.export.torchscript import load_torchscript, write_torchscript
-from monai_kd.export.verify import Verification, same_for_batches, verify
+from monai_kd.export.verify import LEAST_AGREEMENT, Verification, VerificationError, same_for_batches, verify
 from monai_kd.runtime.description import sha256
 
 __all__ = ["FORMATS", "PRECISIONS", "Exported", "export_bundle"]
@@ -86,7 +85,9 @@ def export_bundle(
     The network is built as ``inference.json`` says and filled with the weights of ``checkpoint``: no teacher, taps or
     adapters. Its exported form must give the outputs of the network (see :data:`~monai_kd.export.verify.LIMITS`) on
     windows of validation cases, or on noise where these are not there. A further precision or runtime that can take the
-    file is compared too: ``export.json`` lists those that give these outputs, and no other is served.
+    file is compared too, of a segmentation by its labels as well (see
+    :data:`~monai_kd.export.verify.LEAST_AGREEMENT`): ``export.json`` lists those that give these outputs, no other is
+    served, and ``not_verified`` has the reason.
 
     Args:
         bundle: folder of the bundle.
@@ -131,7 +132,8 @@ def export_bundle(
     temporary.mkdir(parents=True)
     try:
         few, many = _ENOUGH[len(student.spatial_shape)]
-        done = _export(student, temporary, to, precision, calibration_inputs or few, validation_cases or many, max_drop)
+        counts = calibration_inputs or few, validation_cases or many
+        done = _export(student, temporary, to, precision, task, *counts, max_drop)
         description = _describe(student, temporary, to, precision, task, channels, done)
         _write_json(temporary / _DESCRIPTION, description)
         replace_folder(temporary, target)
@@ -150,6 +152,7 @@ class _Done:
     exporter: str
     verification: Verification
     verified: dict[str, list[str]]
+    not_verified: dict[str, str]
     accuracy: Accuracy | None
     calibration: dict[str, Any] | None
 
@@ -159,6 +162,7 @@ def _export(
     folder: Path,
     to: str,
     precision: str,
+    task: str,
     calibration_inputs: int,
     validation_cases: int,
     max_drop: float,
@@ -179,14 +183,19 @@ def _export(
             student, _eager(student.network), load("int8"), validation_cases, max_drop, labelled
         )
     verification = verify(student.network, load(precision), samples, kind, missing, precision)
-    verified = {_RUNTIMES[to]: [precision]}
+    verified, not_verified = {_RUNTIMES[to]: [precision]}, {}
+    least = LEAST_AGREEMENT if task == "segmentation" else 0.0  # of classes, one of a few inputs would decide
     for runtime, other in _others(to, precision):
-        with suppress(Exception):  # VerificationError, or the runtime does not read the file: it is not listed
-            verify(student.network, _LOADERS[runtime](folder / _FILES[to], other), samples, kind, missing, other)
+        try:
+            answer = _LOADERS[runtime](folder / _FILES[to], other)
+            verify(student.network, answer, samples, kind, missing, other, least)
+        except (VerificationError, RuntimeError) as error:  # the latter is OpenVINO's
+            not_verified[f"{runtime} {other}"] = [*str(error).strip().splitlines(), type(error).__name__][0][:200]
+        else:
             verified.setdefault(runtime, []).append(other)
     for name, content in documents.items():
         _write_json(folder / name, content)
-    return _Done(batch, reason, exporter, verification, verified, accuracy, calibration)
+    return _Done(batch, reason, exporter, verification, verified, not_verified, accuracy, calibration)
 
 
 def _others(to: str, precision: str) -> Iterator[tuple[str, str]]:
@@ -281,7 +290,7 @@ def _describe(
     labels = _labels(student, channels)
     if pipeline is not None:
         try:
-            pipeline = pipeline_for(pipeline, task, list(labels.values()))
+            pipeline = pipeline_for(pipeline, task, list(labels.values()), student.activation)
         except PipelineRefused as error:
             pipeline, refused = None, str(error)
     names = sorted(path.name for path in folder.iterdir())
@@ -301,6 +310,7 @@ def _describe(
         "pipeline": pipeline,
         "pipeline_refused": refused,
         "verified": done.verified,
+        "not_verified": done.not_verified,
         "verification": done.verification.as_json(),
         "accuracy": None if done.accuracy is None else done.accuracy.as_json(),
         "calibration": done.calibration,

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms.compose import Compose
-from PIL import Image
 
 from monai_kd.export.behind import Behind
 from monai_kd.export.known import FLOATS, PipelineRefused, flat, is_monais, only, place, sequence, word
+from monai_kd.export.loading import converted_mode
 
 __all__ = ["output_activation", "pipeline_for", "translate_pipeline"]
 
@@ -22,10 +22,11 @@ _LOADING, _AXES, _GRID, _CAST, _VALUES = range(5)
 def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, channels: int) -> dict[str, Any]:
     """The pipeline of an exported folder, from the parts of a bundle's ``inference.json``.
 
-    Volumes: read, ``Orientationd``, ``Spacingd``, intensities, ``SlidingWindowInferer``. Pictures: read, transposed to
-    rows and columns, ``Resized``, intensities, ``SimpleInferer``. Post-processing: ``Invertd``, ``Activationsd``,
-    ``AsDiscreted``, ``SaveImaged``. Anything else, another order, other keys than "image" and "pred", or an argument
-    that changes what these do is refused, never passed over.
+    Volumes: read once by a reader of MONAI's, with a channel axis, ``Orientationd``, ``Spacingd``, intensities,
+    ``SlidingWindowInferer``. Pictures: read likewise, transposed to rows and columns, ``Resized``, intensities,
+    ``SimpleInferer``. Post-processing: ``Invertd``, ``Activationsd``, ``AsDiscreted``, ``SaveImaged``. Anything else,
+    another order, other keys than "image" and "pred", or an argument that changes what these do is refused, never
+    passed over.
 
     Args:
         preprocessing: a transform, or a ``Compose`` of them.
@@ -37,8 +38,10 @@ def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, ch
         ``{"kind": "volume", "orientation", "spacing", "intensity", "pad_value", "roi_size", "overlap", "mode",
         "exact_borders"}`` or ``{"kind": "picture", "channels", "size", "resize", "cast", "mean", "std"}``, with a
         ``"threshold"`` where the output is cut at one, ``"activated": True`` where probabilities are interpolated, not
-        what the network gives, ``"foreground": 1`` where a picture's mask of one class is written so, not as 255, and
-        ``"inverted": False`` where nothing is brought back to a picture's size, see :func:`pipeline_for`.
+        what the network gives, ``"foreground": 1`` where a picture's mask of one class is written so, not as 255,
+        ``"convert": False`` where files are not converted to the picture's ``"channels"``, so that those of another
+        mode are not known, and ``"inverted": False`` where nothing is brought back to a picture's size, see
+        :func:`pipeline_for`.
 
     Raises:
         PipelineRefused: as said; the message names the transform.
@@ -46,7 +49,8 @@ def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, ch
     Example:
         >>> from monai.inferers import SimpleInferer
         >>> from monai.transforms import LoadImaged, Resized, Transposed
-        >>> chain = Compose([LoadImaged("image"), Transposed("image", (0, 2, 1)), Resized("image", (64, 64))])
+        >>> load = LoadImaged("image", ensure_channel_first=True)
+        >>> chain = Compose([load, Transposed("image", (0, 2, 1)), Resized("image", (64, 64))])
         >>> translate_pipeline(chain, SimpleInferer(), None, 3)["size"]
         [64, 64]
     """
@@ -54,6 +58,7 @@ def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, ch
     chain = _Chain(channels)
     for transform in flat(preprocessing):
         chain.add(transform)
+    chain.check_loaded()
     behind = Behind(chain.moved)
     for transform in flat(postprocessing):
         behind.add(transform)
@@ -65,17 +70,32 @@ def translate_pipeline(preprocessing: Any, inferer: Any, postprocessing: Any, ch
     return pipeline
 
 
-def pipeline_for(pipeline: Mapping[str, Any], task: str, class_names: Sequence[str]) -> dict[str, Any]:
+def pipeline_for(
+    pipeline: Mapping[str, Any], task: str, class_names: Sequence[str], activation: str | None
+) -> dict[str, Any]:
     """A translated pipeline, complete for what the network does.
 
     Args:
         pipeline: of :func:`translate_pipeline`.
         task: "segmentation" or "classification".
-        class_names: of a classification.
+        class_names: one a channel of the network's output.
+        activation: of :func:`output_activation`.
 
     Raises:
-        PipelineRefused: masks of pictures that are not brought back to the pictures' size.
+        PipelineRefused: classes that overlap (several with a sigmoid or a threshold), a softmax of one; a
+            classification of one output or cut at a threshold, of which the runtime would write probabilities; masks
+            of pictures that are not brought back to the pictures' size.
     """
+    count, threshold = len(class_names), pipeline.get("threshold")
+    if task == "classification" and count == 1:
+        raise PipelineRefused("a classification of a single output is not known; one of several classes is.")
+    if task == "classification" and threshold is not None:
+        raise PipelineRefused(f"AsDiscreted with threshold {threshold} of a classification is not known.")
+    if count > 1 and (activation == "sigmoid" or threshold is not None):
+        how = "Activationsd with sigmoid" if threshold is None else f"AsDiscreted with threshold {threshold}"
+        raise PipelineRefused(f"{how} over {count} classes, which may overlap, is not known; of one class it is.")
+    if count == 1 and activation == "softmax":
+        raise PipelineRefused("softmax or argmax over a single class is not known; a sigmoid or a threshold is.")
     if task == "segmentation" and not pipeline.get("inverted", True):
         raise PipelineRefused("Resized without Invertd: masks of the network's size, not the picture's, are not known.")
     found = {key: value for key, value in pipeline.items() if key != "inverted"}
@@ -110,6 +130,8 @@ class _Chain:
     channels: int
     stage: int = _LOADING
     last: str = ""
+    loaded: bool = False
+    channel_first: bool = False
     pictures: str | None = None
     orientation: str | None = None
     spacing: list[float] | None = None
@@ -134,6 +156,18 @@ class _Chain:
             self.moved.append(name)
         read(self, transform, place(transform, "image"))
 
+    def check_loaded(self) -> None:
+        """Refuse a chain that reads no file, or gives no channel axis."""
+        if not self.loaded:
+            raise PipelineRefused("preprocessing without LoadImaged of the image is not known.")
+        if not self.channel_first:
+            raise PipelineRefused("LoadImaged without EnsureChannelFirstd or ensure_channel_first is not known.")
+
+    def add_channel_axis(self) -> None:
+        if self.channel_first:
+            raise PipelineRefused("EnsureChannelFirstd behind another channel axis is not known.")
+        self.channel_first = True
+
 
 def _volume(chain: _Chain, inferer: Any, behind: Behind) -> dict[str, Any]:
     if chain.pictures is not None or chain.transposed or chain.cast is not None:
@@ -152,6 +186,8 @@ def _volume(chain: _Chain, inferer: Any, behind: Behind) -> dict[str, Any]:
             f"{' and '.join(chain.moved)} without Invertd: masks of the network's grid, not the volume's, are not "
             "known."
         )
+    if behind.saved and behind.ending not in (".nii", ".nii.gz"):
+        raise PipelineRefused(f"SaveImaged with output_ext {behind.ending} of a volume is not known; .nii.gz is.")
     if behind.scale is not None:
         raise PipelineRefused(f"SaveImaged with scale {behind.scale} is known of pictures alone.")
     return {
@@ -179,6 +215,8 @@ def _picture(chain: _Chain, inferer: Any, behind: Behind) -> dict[str, Any]:
     mode = chain.pictures or {1: "L", 3: "RGB"}.get(chain.channels)
     if {"L": 1, "RGB": 3}.get(str(mode)) != chain.channels:
         raise PipelineRefused(f"LoadImaged gives pictures of mode {mode} to a network of {chain.channels} channels.")
+    if behind.saved and behind.ending != ".png":
+        raise PipelineRefused(f"SaveImaged with output_ext {behind.ending} of a picture is not known; .png is.")
     cut = behind.threshold is not None
     if behind.saved and behind.scale not in ((None, 255) if cut else (None,)):
         raise PipelineRefused(
@@ -195,6 +233,8 @@ def _picture(chain: _Chain, inferer: Any, behind: Behind) -> dict[str, Any]:
         "mean": mean,
         "std": std,
     }
+    if chain.pictures is None:
+        pipeline["convert"] = False
     if behind.saved and cut and behind.scale is None:
         pipeline["foreground"] = 1
     return pipeline if behind.brought_back else {**pipeline, "inverted": False}
@@ -210,27 +250,16 @@ def _refuse_lazy(transform: Any) -> None:
 
 def _channel_first(chain: _Chain, transform: Any, at: int) -> None:
     only(transform, "channel_dim", transform.adjuster.input_channel_dim, (None, "no_channel", -1))
+    chain.add_channel_axis()
 
 
 def _load(chain: _Chain, transform: Any, at: int) -> None:
-    only(transform, "dtype", transform._loader.dtype, FLOATS)
-    for reader in transform._loader.readers:
-        only(transform, "as_closest_canonical", getattr(reader, "as_closest_canonical", False), (False,))
-        if type(reader).__name__ == "PILReader":
-            only(transform, "reverse_indexing", reader.reverse_indexing, (True,))
-        converter = getattr(reader, "converter", None)
-        if converter is not None:
-            chain.pictures = _mode_after(converter)
-
-
-def _mode_after(converter: Callable[[Any], Any]) -> str:
-    try:
-        modes = {converter(Image.new(mode, (1, 1))).mode for mode in ("L", "RGB", "RGBA")}
-    except Exception as error:  # of somebody's own function
-        raise PipelineRefused(f"LoadImaged with a converter that fails on a picture ({error}).") from None
-    if len(modes) != 1:
-        raise PipelineRefused(f"LoadImaged with a converter that gives pictures of modes {sorted(modes)}.")
-    return str(modes.pop())
+    chain.pictures = converted_mode(transform)
+    if chain.loaded:
+        raise PipelineRefused("LoadImaged twice is not known.")
+    chain.loaded = True
+    if transform._loader.ensure_channel_first:
+        chain.add_channel_axis()
 
 
 def _ensure_type(chain: _Chain, transform: Any, at: int) -> None:
@@ -364,7 +393,7 @@ def _rounded(values: np.ndarray) -> list[float]:
 
 _TRANSFORMS: dict[str, tuple[int | None, Callable[[_Chain, Any, int], None]]] = {
     "CastToTyped": (None, _cast),
-    "EnsureChannelFirstd": (None, _channel_first),
+    "EnsureChannelFirstd": (_LOADING, _channel_first),
     "EnsureTyped": (None, _ensure_type),
     "LoadImaged": (_LOADING, _load),
     "NormalizeIntensityd": (_VALUES, _normalize),

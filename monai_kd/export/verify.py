@@ -13,14 +13,20 @@ from torch import nn
 from monai_kd.export.cases import Sample
 from monai_kd.export.documents import Answer
 
-__all__ = ["LIMITS", "Row", "Verification", "VerificationError", "same_for_batches", "verify"]
+__all__ = ["LEAST_AGREEMENT", "LIMITS", "Row", "Verification", "VerificationError", "same_for_batches", "verify"]
 
 LIMITS: Mapping[str, tuple[str, float]] = {"f32": ("relative_max", 1e-3), "bf16": ("relative_rms", 0.1)}
 """By precision, what is held against which limit. int8 is judged by its accuracy on cases instead."""
 
+LEAST_AGREEMENT = 0.99
+"""Share of a segmentation's positions, over all inputs, that keep their label where nobody asked for the precision."""
+
 
 class VerificationError(ValueError):
-    """An exported network answers otherwise than the network it was made from; the table is in the message."""
+    """An exported network answers otherwise than the network it was made from.
+
+    The first line of the message says how, the lines behind it are the table.
+    """
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,11 @@ class Verification:
     reason: str | None
     precision: str
 
+    @property
+    def agreement(self) -> float:
+        """Share of the positions of all inputs that have the same label."""
+        return float(np.mean([row.agreement for row in self.rows]))
+
     def as_json(self) -> dict[str, Any]:
         """As ``export.json`` holds it."""
         measure, limit = LIMITS.get(self.precision, (None, None))
@@ -82,7 +93,13 @@ class Verification:
 
 
 def verify(
-    network: nn.Module, answer: Answer, samples: Iterable[Sample], kind: str, reason: str | None, precision: str
+    network: nn.Module,
+    answer: Answer,
+    samples: Iterable[Sample],
+    kind: str,
+    reason: str | None,
+    precision: str,
+    least_agreement: float = 0.0,
 ) -> Verification:
     """Compare an exported network with the one it was made from.
 
@@ -92,9 +109,11 @@ def verify(
         samples: inputs.
         kind, reason: see :class:`Verification`.
         precision: "f32", "bf16" or "int8"; :data:`LIMITS` says how near the outputs must be.
+        least_agreement: least share of positions, over all inputs, with the same label.
 
     Raises:
-        VerificationError: an output is not finite, has another shape, or differs by more than the limit.
+        VerificationError: an output is not finite, has another shape, or differs by more than the limit; or too few
+            labels agree.
     """
     rows = [_compare(network, answer, sample) for sample in samples]
     if not rows:
@@ -102,9 +121,15 @@ def verify(
     found = Verification(tuple(rows), kind, reason, precision)
     measure, limit = LIMITS.get(precision, (None, np.inf))
     if measure is not None and not all(getattr(row, measure) <= limit for row in rows):
+        worst = max(getattr(row, measure) for row in rows)
         raise VerificationError(
             f"the exported network answers otherwise than the bundle's: {measure} must be at most {limit:g} in "
-            f"{precision}. Nothing was written.\n{found}"
+            f"{precision}, it is {worst:.3g}.\n{found}\nNothing was written."
+        )
+    if found.agreement < least_agreement:
+        raise VerificationError(
+            f"the exported network gives other labels than the bundle's: {100 * least_agreement:g} % must be the same "
+            f"in {precision}, {100 * found.agreement:.3f} % are.\n{found}"
         )
     return found
 

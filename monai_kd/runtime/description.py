@@ -32,6 +32,7 @@ class ExportDescription:
         format: "torchscript", "onnx" or "openvino".
         precision: what the network was exported for: "f32", "bf16" or "int8".
         verified: by runtime, the precisions in which the file was held against the bundle's network.
+        not_verified: by runtime and precision, such as "openvino bf16", why that one was tried and is not there.
         task: "segmentation" or "classification".
         in_channels: of an image.
         spatial_shape: what the network is called with, one number an axis.
@@ -47,6 +48,7 @@ class ExportDescription:
     format: str
     precision: str
     verified: Mapping[str, tuple[str, ...]]
+    not_verified: Mapping[str, str]
     task: str
     in_channels: int
     spatial_shape: tuple[int, ...]
@@ -88,6 +90,7 @@ def read_export(folder: str | Path) -> ExportDescription:
             format=str(content["format"]),
             precision=str(content["precision"]),
             verified={str(name): tuple(map(str, found)) for name, found in content["verified"].items()},
+            not_verified=dict(content.get("not_verified") or {}),
             task=str(content["task"]),
             in_channels=int(source["channels"]),
             spatial_shape=tuple(int(size) for size in source["spatial_shape"]),

@@ -120,8 +120,10 @@ def _check_possible(export: ExportDescription, runtime: str, precision: str) -> 
         raise ExportError(f"{runtime} is used in f32 alone, not in {precision}; ask for that, or for openvino.")
     if precision not in export.verified.get(runtime, ()):
         pairs = [f"{name} in {' or '.join(found)}" for name, found in export.verified.items()]
+        reason = export.not_verified.get(f"{runtime} {precision}")
+        because = f" ({reason})" if reason else ""
         form = "onnx" if runtime == "onnxruntime" else "openvino"
         raise ExportError(
             f"'{export.folder}' ({export.format}) was verified with {', '.join(pairs) or 'no runtime'}, not with "
-            f"{runtime} in {precision}; export the bundle with --to {form} --precision {precision}."
+            f"{runtime} in {precision}{because}; export the bundle with --to {form} --precision {precision}."
         )

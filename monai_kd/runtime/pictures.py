@@ -77,9 +77,14 @@ class PictureStudent:
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it is no picture.
+            ValueError: it is no picture, or one of a mode that the bundle does not convert.
         """
         with Image.open(path, formats=_FORMATS) as file:
+            if not self._converts and file.mode != self._channels:
+                raise ValueError(
+                    f"a picture of mode {file.mode}; the bundle reads those of mode {self._channels} and converts "
+                    "none: convert the file, or give its LoadImaged a converter"
+                )
             pixels = np.asarray(file.convert(self._channels))
         size = (pixels.shape[0], pixels.shape[1])
         pixels = pixels.reshape(*size, -1)
@@ -112,7 +117,7 @@ class PictureStudent:
     def _read(self, pipeline: Mapping[str, Any]) -> None:
         known = {
             "kind", "channels", "size", "resize", "cast", "mean", "std", "threshold", "activated", "foreground",
-            "class_names",
+            "class_names", "convert",
         }  # fmt: skip
         if unknown := sorted(pipeline.keys() - known):
             raise ValueError(f"unknown: {', '.join(unknown)}; update monai_kd")
@@ -122,11 +127,13 @@ class PictureStudent:
             ("resize", tuple(_RESIZE)),
             ("cast", ("uint8", None)),
             ("foreground", (255, 1, None)),
+            ("convert", (False, True, None)),
         ):
-            value = pipeline.get(key) if key in ("cast", "foreground") else pipeline[key]
+            value = pipeline.get(key) if key in ("cast", "foreground", "convert") else pipeline[key]
             if value not in allowed:
                 raise ValueError(f"{key} must be one of {', '.join(map(str, allowed))}, got {value!r}; update monai_kd")
         self._channels = str(pipeline["channels"])
+        self._converts = pipeline.get("convert") is not False
         self._resize = str(pipeline["resize"])
         self._whole = pipeline.get("cast") == "uint8"  # values lose their fraction after the resizing
         self._foreground = np.uint8(pipeline.get("foreground") or 255)

@@ -45,6 +45,19 @@ def test_the_table_is_printed(words, tmp_path, capsys):
     )
 
 
+def test_what_was_not_verified_is_said(words, capsys, monkeypatch):
+    pytest.importorskip("openvino")
+    from monai_kd.export import exporting
+
+    def other(file, precision):
+        raise RuntimeError("not supported here")
+
+    monkeypatch.setattr(exporting, "_others", lambda *_: [("openvino", "bf16")])
+    monkeypatch.setitem(exporting._LOADERS, "openvino", other)
+    assert run([*words, "--to", "torchscript"]) == 0
+    assert "not verified, so not served: openvino bf16: not supported here" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("further", "status", "message"),
     [

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,7 @@ def test_every_bundle_in_every_format(name, to, bundle_of):
         said["verified"]
         == {"torchscript": {"torch": ["f32"]}, "onnx": both, "openvino": {"openvino": ["f32", *bf16]}}[to]
     )
+    assert said["not_verified"] == {}
     assert said["verification"]["kind"] == "noise"
     assert "no_data" in said["verification"]["reason"]
 
@@ -202,11 +204,28 @@ def test_what_answers_otherwise_is_not_served(bundle_of, monkeypatch, to, precis
     arguments, _ = bundle_of(ENDOSCOPY)
     done = export_bundle(**arguments, to=to, precision=precision)
     assert done.description["verified"] == verified
+    reason = {"other answers": "relative_.* must be at most .*, it is 0.5", "cannot be read": "not supported"}[how]
+    assert list(done.description["not_verified"]) == [f"openvino {wrong}"]
+    assert re.search(reason, done.description["not_verified"][f"openvino {wrong}"])
     runtime = pytest.importorskip("monai_kd.runtime")
-    with pytest.raises(runtime.ExportError, match=f"was verified with .*, not with openvino in {wrong}"):
+    with pytest.raises(runtime.ExportError, match=f"was verified with .*, not with openvino in {wrong} .*{reason}"):
         runtime.load_exported(done.folder, "openvino", wrong)
     own = "onnxruntime" if to == "onnx" else "openvino"
     assert runtime.load_exported(done.folder, own, num_threads=1).precision == precision
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, AssertionError])
+def test_what_is_not_the_runtimes_refusal_ends_the_export(bundle_of, monkeypatch, error):
+    def fail(answer):
+        raise error
+
+    monkeypatch.setattr(exporting, "computes_bf16", lambda: True)
+    monkeypatch.setattr(exporting, "same_for_batches", lambda *_: None)
+    monkeypatch.setitem(exporting._LOADERS, "openvino", changed(fail, "bf16"))
+    arguments, _ = bundle_of(ENDOSCOPY)
+    with pytest.raises(error):
+        export_bundle(**arguments)
+    assert not arguments["output"].exists()
 
 
 def test_a_picture_that_is_not_brought_back_is_not_predicted(bundle_of):
@@ -399,6 +418,37 @@ def own_bundle(tmp_path):
         return {"bundle": root, "output": tmp_path / "exported"}
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("forward", "share", "listed"),
+    [("y", 0.02, False), ("y", 0.005, True), ("1 + 0.01 * y.mean((2, 3))", 1, True)],
+    ids=["other labels", "few other labels", "classification"],
+)
+def test_of_a_segmentation_labels_decide_too_where_nobody_asked(own_bundle, monkeypatch, forward, share, listed):
+    """bf16 with outputs within its limit, and with other labels at that share of the positions."""
+
+    def changed_labels(answer):
+        difference = np.diff(answer, axis=1)
+        change = np.abs(difference) <= np.quantile(np.abs(difference), share)
+        return np.where(change, answer[:, ::-1], answer)
+
+    load = exporting._LOADERS["openvino"]
+
+    def loader(file, precision):
+        answer = load(file, "f32")
+        return answer if precision == "f32" else lambda images: changed_labels(answer(images))
+
+    monkeypatch.setattr(exporting, "computes_bf16", lambda: True)
+    monkeypatch.setitem(exporting._LOADERS, "openvino", loader)
+    arguments = own_bundle(forward)
+    said = export_bundle(**arguments).description
+    assert said["verified"] == {"openvino": ["f32", "bf16"] if listed else ["f32"]}
+    if not listed:
+        assert re.search(r"99 % must be the same in bf16, 9[78]\.\d+ % are", said["not_verified"]["openvino bf16"])
+    asked = export_bundle(**arguments, precision="bf16")
+    assert asked.description["verified"]["openvino"][0] == "bf16"
+    assert asked.verification.agreement == pytest.approx(1 - share, abs=0.005)
 
 
 def test_a_transform_that_is_not_known_is_named_and_the_network_exported(own_bundle):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle.config_parser import ConfigParser
-from monai.data import PILWriter
+from monai.data import ITKReader, NibabelReader, NumpyReader, PILReader, PILWriter
 from monai.inferers import SimpleInferer, SliceInferer, SlidingWindowInferer
 from monai.transforms import (
     Activationsd,
@@ -46,8 +46,13 @@ LABELS, CUT = AsDiscreted("pred", argmax=True), AsDiscreted("pred", threshold=0.
 SOFTMAX, SIGMOID = Activationsd("pred", softmax=True), Activationsd("pred", sigmoid=True)
 
 
-def volume(*transforms, inferer=WINDOWS, behind=None, channels=1):
-    return translate_pipeline(Compose([*LOAD, *transforms]), inferer, behind, channels)
+def volume(*transforms, inferer=WINDOWS, behind=None, channels=1, load=LOAD):
+    return translate_pipeline(Compose([*load, *transforms]), inferer, behind, channels)
+
+
+def read(*arguments, **more):
+    """A volume that is read so."""
+    return volume(load=[LoadImaged("image", *arguments, **more), EnsureChannelFirstd("image")])
 
 
 def picture(*transforms, inferer=None, behind=None, channels=3):
@@ -70,6 +75,10 @@ def masked(*behind):
 
 def save(keys="pred", **more):
     return SaveImaged(keys, output_dir="masks", output_dtype=np.uint8, **more)
+
+
+def png(**more):
+    return save(output_ext=".png", **more)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.iterdir() if path.is_dir()))
@@ -135,9 +144,9 @@ def test_arguments_are_those_of_the_image_and_the_prediction():
     """Of transforms with several keys, those at the key's own place."""
     both = ["label", "image"]
     found = volume(
-        LoadImaged(both, allow_missing_keys=True),
         Spacingd(both, (1.5, 1.5, 2.0), mode=("nearest", "bilinear"), allow_missing_keys=True),
         behind=Compose([back(Spacingd("image", (1, 1, 1))), AsDiscreted(["label", "pred"], argmax=[False, True])]),
+        load=[LoadImaged(both, allow_missing_keys=True), EnsureChannelFirstd(both, allow_missing_keys=True)],
     )
     assert found["spacing"] == [1.5, 1.5, 2.0]
     behind = Activationsd(["label", "pred"], softmax=[True, False], sigmoid=[False, True])
@@ -145,21 +154,68 @@ def test_arguments_are_those_of_the_image_and_the_prediction():
 
 
 def test_what_a_mask_of_one_class_is_written_as():
-    assert "foreground" not in masked(SIGMOID, CUT, save(scale=255))
+    assert "foreground" not in masked(SIGMOID, CUT, png(scale=255))
     assert "foreground" not in masked(SIGMOID, CUT)
-    assert masked(SIGMOID, CUT, save())["foreground"] == 1
-    assert "foreground" not in masked(LABELS, save())
+    assert masked(SIGMOID, CUT, png())["foreground"] == 1
+    assert "foreground" not in masked(LABELS, png())
 
 
 def test_a_picture_that_is_not_brought_back_has_no_mask():
     """But classes have no size."""
     pipeline = picture(behind=Compose([SOFTMAX]))
-    found = pipeline_for(pipeline, "classification", ["a", "b"])
+    found = pipeline_for(pipeline, "classification", ["a", "b"], "softmax")
     assert found == {key: value for key, value in pipeline.items() if key != "inverted"} | {"class_names": ["a", "b"]}
-    for behind in (None, SIGMOID, Compose([SIGMOID, CUT, save(scale=255)])):
+    for behind in (None, SIGMOID, Compose([SIGMOID, CUT, png(scale=255)])):
         with pytest.raises(PipelineRefused, match="Resized without Invertd"):
-            pipeline_for(picture(behind=behind), "segmentation", [])
-    assert pipeline_for(masked(SIGMOID, CUT), "segmentation", []) == masked(SIGMOID, CUT)
+            pipeline_for(picture(behind=behind), "segmentation", ["a"], "sigmoid")
+    assert pipeline_for(masked(SIGMOID, CUT), "segmentation", ["a"], "sigmoid") == masked(SIGMOID, CUT)
+
+
+@pytest.mark.parametrize(
+    ("behind", "task", "names", "named"),
+    [
+        ([SIGMOID, CUT], "classification", ["a"], "a classification of a single output"),
+        ([SOFTMAX, CUT], "classification", ["a", "b"], "threshold 0.5 of a classification"),
+        ([SIGMOID], "classification", ["a", "b"], "sigmoid over 2 classes, which may overlap"),
+        ([SIGMOID, back(*PICTURE), LABELS], "segmentation", ["a", "b"], "sigmoid over 2 classes"),
+        ([SOFTMAX, back(*PICTURE), CUT], "segmentation", ["a", "b"], "threshold 0.5 over 2 classes"),
+        ([back(*PICTURE), CUT], "segmentation", ["a", "b"], "threshold 0.5 over 2 classes"),
+        ([SOFTMAX, back(*PICTURE), CUT], "segmentation", ["a"], "softmax or argmax over a single class"),
+    ],
+)
+def test_what_the_outputs_do_not_mean_is_refused(behind, task, names, named):
+    """What the runtime would write as probabilities or as one label map, though the bundle decides otherwise."""
+    behind = Compose(behind)
+    with pytest.raises(PipelineRefused, match=named):
+        pipeline_for(picture(behind=behind), task, names, output_activation(behind))
+
+
+@pytest.mark.parametrize(
+    ("behind", "names"), [([SIGMOID, back(*PICTURE), CUT], ["a"]), ([SOFTMAX, back(*PICTURE), LABELS], ["a", "b"])]
+)
+def test_masks_of_one_class_and_of_classes_that_exclude_each_other_are_known(behind, names):
+    behind = Compose(behind)
+    assert pipeline_for(picture(behind=behind), "segmentation", names, output_activation(behind))
+
+
+def test_pictures_without_a_converter_are_known_in_their_own_mode_alone():
+    assert "convert" not in picture()
+    for load in (LoadImaged("image"), LoadImaged("image", reader="PILReader")):
+        chain = Compose([load, *PICTURE[1:]])
+        assert translate_pipeline(chain, SimpleInferer(), None, 3)["convert"] is False
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        LoadImaged("image"),
+        LoadImaged("image", reader=["PILReader", "NibabelReader"]),
+        LoadImaged("image", reader=NibabelReader(channel_dim=-1)),
+        LoadImaged("image", reader="ITKReader"),
+    ],
+)
+def test_readers_of_monai_are_known(load):
+    assert volume(load=[load, EnsureChannelFirstd("image")]) == volume()
 
 
 def test_a_spacing_of_the_image_itself_is_no_resampling():
@@ -212,6 +268,10 @@ def test_values_of_pictures_are_those_of_monai(transforms):
 def test_thresholds_are_kept():
     assert masked(SIGMOID, AsDiscreted("pred", threshold=0.3))["threshold"] == 0.3
     assert "threshold" not in masked(SOFTMAX)
+
+
+class OwnReader(NibabelReader):
+    """Reads something else."""
 
 
 class OwnWriter(PILWriter):
@@ -267,8 +327,8 @@ class OwnWriter(PILWriter):
         (lambda: volume(behind=Compose([LABELS, save(writer=OwnWriter)])), "SaveImaged with the writer .*OwnWriter"),
         (lambda: volume(behind=Compose([SOFTMAX, save()])), "SaveImaged without AsDiscreted"),
         (lambda: volume(behind=Compose([LABELS, save(), SOFTMAX])), "Activationsd behind SaveImaged"),
-        (lambda: masked(LABELS, save(scale=255)), "scale 255 of several classes is not known; None is"),
-        (lambda: masked(CUT, save(scale=65535)), "scale 65535 of one class is not known; 255 or None is"),
+        (lambda: masked(LABELS, png(scale=255)), "scale 255 of several classes is not known; None is"),
+        (lambda: masked(CUT, png(scale=65535)), "scale 65535 of one class is not known; 255 or None is"),
         (lambda: volume(behind=Compose([LABELS, SOFTMAX])), "Activationsd behind AsDiscreted"),
         (lambda: volume(behind=Compose([SOFTMAX, SIGMOID])), "Activationsd twice"),
         (lambda: volume(behind=Activationsd("pred", softmax=True, dim=1)), "Activationsd with dim 1"),
@@ -281,11 +341,34 @@ class OwnWriter(PILWriter):
         (lambda: volume(behind=AsDiscreted("pred", argmax=True, threshold=1)), "with argmax and threshold"),
         (lambda: volume(behind=Compose([LABELS, CUT])), "AsDiscreted twice"),
         (lambda: volume(behind=EnsureTyped("pred", dtype=torch.uint8)), "EnsureTyped with dtype torch.uint8"),
+        (lambda: moved(back(RAS, FINE), LABELS, png()), "SaveImaged with output_ext .png of a volume"),
+        (lambda: masked(CUT, save(output_ext=".tif")), "SaveImaged with output_ext .tif of a picture"),
+        (lambda: masked(AsDiscreted("pred", threshold=0.0)), "AsDiscreted with threshold 0.0"),
+        (lambda: masked(SIGMOID, AsDiscreted("pred", threshold=1.0)), "AsDiscreted with threshold 1.0"),
+        # What is read.
+        (lambda: read(dtype=np.uint8), "LoadImaged with dtype"),
+        (lambda: read(as_closest_canonical=True), "NibabelReader's as_closest_canonical True"),
+        (lambda: read(reverse_indexing=False), "PILReader's reverse_indexing False"),
+        (lambda: read("ITKReader", reverse_indexing=True), "ITKReader's reverse_indexing True"),
+        (lambda: read(ITKReader(reverse_indexing=True)), "ITKReader's reverse_indexing True"),
+        (lambda: read("ITKReader", affine_lps_to_ras=False), "ITKReader's affine_lps_to_ras False"),
+        (lambda: read(ITKReader(series_name="1")), "ITKReader's series_name 1"),
+        (lambda: read(squeeze_non_spatial_dims=True), "NibabelReader's squeeze_non_spatial_dims True"),
+        (lambda: read(NibabelReader(channel_dim=0)), "NibabelReader's channel_dim 0"),
+        (lambda: read(mmap=False), "LoadImaged with mmap for"),
+        (lambda: read(PILReader(formats=["PNG"])), "LoadImaged with formats for PILReader"),
+        (lambda: read(OwnReader), "with the reader .*OwnReader is not known"),
+        (lambda: read(OwnReader()), "with the reader .*OwnReader is not known"),
+        (lambda: read([OwnReader, NibabelReader]), "with the reader .*OwnReader is not known"),
+        (lambda: read(NumpyReader()), "with the reader .*NumpyReader is not known"),
+        (lambda: volume(LoadImaged("image")), "LoadImaged twice"),
+        (lambda: volume(load=[]), "without LoadImaged"),
+        (lambda: translate_pipeline(None, WINDOWS, None, 1), "without LoadImaged"),
+        (lambda: volume(load=LOAD[:1]), "LoadImaged without EnsureChannelFirstd"),
+        (lambda: volume(EnsureChannelFirstd("image")), "behind another channel axis"),
+        (lambda: volume(RAS, LOAD[1], load=LOAD[:1]), "EnsureChannelFirstd after Orientationd"),
         # Other arguments.
-        (lambda: volume(LoadImaged("image", dtype=np.uint8)), "LoadImaged with dtype"),
-        (lambda: volume(LoadImaged("image", as_closest_canonical=True)), "as_closest_canonical True"),
-        (lambda: volume(LoadImaged("image", reverse_indexing=False)), "reverse_indexing False"),
-        (lambda: volume(EnsureChannelFirstd("image", channel_dim=0)), "channel_dim 0"),
+        (lambda: volume(load=[LOAD[0], EnsureChannelFirstd("image", channel_dim=0)]), "channel_dim 0"),
         (lambda: volume(ToTensord("image", dtype=torch.uint8)), "ToTensord with dtype torch.uint8"),
         (lambda: volume(ScaleIntensityRanged("image", 0, 1, 0, 9, dtype=np.uint8)), "ScaleIntensityRanged with dtype"),
         (lambda: volume(Spacingd("image", (1, 1, 1), lazy=True)), "Spacingd with lazy True"),
@@ -296,8 +379,8 @@ class OwnWriter(PILWriter):
         (lambda: picture(ScaleIntensityRanged("image", 50, 200, 0, 1, clip=True)), "clips the values of a picture"),
         (lambda: picture(channels=1), "pictures of mode RGB to a network of 1 channels"),
         (lambda: picture(Resized("image", (8, 8))), "Resized to"),
-        (lambda: translate_pipeline(Compose([RGB, Resized("image", (8, 8))]), SimpleInferer(), None, 3), "Transposed"),
-        (lambda: volume(RGB), "not resized to one size"),
+        (lambda: volume(Resized("image", (8, 8)), inferer=SimpleInferer()), "Transposed"),
+        (lambda: volume(load=PICTURE[:2]), "not resized to one size"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(make, named):

@@ -211,6 +211,15 @@ def test_only_what_was_verified_is_served(export_network, form, precision, verif
         load_exported(folder, runtime, asked)
 
 
+def test_the_reason_is_quoted_where_it_was_tried(export_network):
+    words = {"verified": {"openvino": ["f32"]}, "not_verified": {"openvino bf16": "98 % are the same"}}
+    folder = export_network(network(), SHAPE, **words)
+    with pytest.raises(ExportError, match=r"not with openvino in bf16 \(98 % are the same\); export"):
+        load_exported(folder, precision="bf16")
+    with pytest.raises(ExportError, match="not with openvino in int8; export"):
+        load_exported(folder, precision="int8")
+
+
 @pytest.mark.parametrize(
     ("precision", "asked", "given"), [("f32", None, "f32"), ("f32", "f32", "f32"), ("int8", None, "int8")]
 )

@@ -7,6 +7,7 @@ import operator
 import numpy as np
 import pytest
 import torch
+from monai.inferers import SimpleInferer
 from monai.transforms import (
     Activationsd,
     AsDiscreted,
@@ -24,7 +25,8 @@ from PIL import Image
 from torch import nn
 
 from monai_kd.data import endoscopy_frame
-from monai_kd.runtime import ExportError, PictureStudent, load_exported
+from monai_kd.export.pipeline import translate_pipeline
+from monai_kd.runtime import ExportError, PictureStudent, load_exported, predict
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 SIZE = (48, 48)
@@ -177,6 +179,46 @@ def test_a_drawn_frame(export_network, tmp_path):
     assert (one.infer(one.load(tmp_path / "a.png")) == by_monai(tmp_path / "a.png") * 255).mean() >= 0.9999
 
 
+def in_mode(mode):
+    """A picture whose file has that mode."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3)).astype(np.uint8)
+    if mode == "I;16":
+        return Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.mark.parametrize("channels", ["L", "RGB"])
+def test_without_a_converter_a_picture_is_seen_as_it_is_or_refused(export_network, tmp_path, channels):
+    """MONAI's values of a file with the mode; one with another, that MONAI would not convert, is no case."""
+    count = len(channels)
+    mean, std = MEAN[:count], STD[:count]
+    chain = Compose([LoadImaged("image"), *there("bilinear", None).transforms[1:-1]])
+    chain = Compose([*chain.transforms, NormalizeIntensityd("image", mean, std, channel_wise=True)])
+    words = translate_pipeline(chain, SimpleInferer(), None, count)
+    words.pop("inverted")
+    net = nn.Conv2d(count, 1, 3, padding=1)
+    folder = export_network(net, (count, *SIZE), pipeline=words, output={"channels": 1, "activation": None})
+    source = tmp_path / "in"
+    source.mkdir()
+    modes = ["1", "I;16", "P", "RGBA", "L", "RGB"]
+    for mode in modes:
+        in_mode(mode).save(source / f"{mode.replace(';', '')}.png")
+    found = student(folder).load(source / f"{channels}.png").image[0]
+    np.testing.assert_allclose(found, chain({"image": str(source / f"{channels}.png")})["image"].numpy(), atol=1e-4)
+    done = predict(load_exported(folder, num_threads=1), source, tmp_path / "out")
+    assert {path.stem for path in done.written} == {channels}
+    assert {path.stem for path in done.failed} == {mode.replace(";", "") for mode in modes} - {channels}
+    assert f"a picture of mode P; the bundle reads those of mode {channels}" in done.failed[source / "P.png"]
+
+
+@pytest.mark.parametrize("convert", [{}, {"convert": True}])
+def test_with_a_converter_all_modes_are_read(export_network, tmp_path, convert):
+    one = student(export_network(classifier(), (3, *SIZE), pipeline=PIPELINE | {"class_names": NAMES} | convert))
+    for mode in ("1", "P", "RGBA", "L"):
+        in_mode(mode).save(tmp_path / "a.png")
+        assert one.load(tmp_path / "a.png").image.shape == (1, 3, *SIZE)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -184,6 +226,7 @@ def test_a_drawn_frame(export_network, tmp_path):
         ({"channels": "CMYK"}, "channels must be one of RGB, L"),
         ({"crop": 3}, "unknown: crop"),
         ({"foreground": 2}, "foreground must be one of 255, 1, None"),
+        ({"convert": "L"}, "convert must be one of False, True, None"),
         ({"mean": [0.0]}, "3 numbers"),
         ({"std": [1.0, 0.0, 1.0]}, "std must be positive"),
         ({"size": [32, 32]}, "was exported for"),

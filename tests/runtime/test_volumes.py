@@ -20,7 +20,7 @@ from monai.transforms import (
     Orientationd,
     ScaleIntensityRanged,
 )
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, gaussian_filter
 from torch import nn
 
 from monai_kd.data import SafeSpacingd
@@ -293,6 +293,44 @@ def test_what_was_not_looked_at_is_background(export_network, tmp_path, exact):
     assert labels[30, 45, 45] == 1
     assert not labels[0].any()
     assert not labels[:, :, -1].any()
+
+
+ONE, TWO = {"channels": 1, "activation": "sigmoid"}, {"channels": 2, "activation": "softmax"}
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (ONE, {"threshold": 0.3}),
+        (ONE, {"threshold": 0.3, "activated": True}),
+        (TWO, {"activated": True}),
+    ],
+)
+def test_between_windows_is_background(export_network, tmp_path, output, words):
+    """What no window has seen, and what is near to that; all else is foreground here."""
+    net = nn.Conv3d(1, output["channels"], 1)
+    with torch.no_grad():
+        for parameter, value in ((net.weight, 20.0), (net.bias, 40.0)):  # the last class: 20 where it is darkest
+            parameter.zero_()[-1] = value
+    folder = export_network(net, (1, *ROI), pipeline=PIPELINE | {"exact_borders": True} | words, output=output)
+    one = student(folder, coarse_spacing=6.0, margin=0.0)
+    image = nibabel.Nifti1Image(np.full((240, 60, 30), -200, np.int16), np.diag([0.4, 1.6, 1.6, 1]))
+    nibabel.save(image, tmp_path / "a.nii")
+    loaded = one.load(tmp_path / "a.nii")
+    _, coarse = loaded.coarse
+    coarse[...] = -3
+    for place in [(2, 2, 2), (-2, -2, -2)]:  # windows in opposite corners, and between them what none sees
+        coarse[(0, *place)] = 1
+    seen = np.zeros(loaded.grid.shape, dtype=bool)
+    for window in one._windows(loaded):
+        seen[window] = True
+    assert seen.any(axis=(1, 2)).sum() > 40
+    assert not seen.all(axis=(1, 2)).any()
+    labels = one.infer(loaded)
+    for near in (-1, 0, 1):  # voxels of the network's grid, and those a quarter of the way to the next
+        beside = labels[4 + near : 237 : 4]
+        assert not beside[~seen[1 : 1 + len(beside)]].any()
+        assert beside[binary_erosion(seen)[1 : 1 + len(beside)]].all()
 
 
 # What cannot be done.
