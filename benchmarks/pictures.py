@@ -68,8 +68,8 @@ def bars(found: Found) -> list[Bar]:
 NETWORK = "Of this transformer with depthwise convolutions bf16 and int8 take about two thirds of the time of f32."
 IMAGES = "Decoding, resizing, and writing the mask as PNG are in it."
 CLASSES = (
-    "Generated frames are smooth and decode in two milliseconds. Behind that the picture is resized by area means as in "
-    "training, which takes longer than the network."
+    "Generated frames are smooth and decode in two milliseconds. Behind that the picture is resized by area means as "
+    "in training, which takes longer than the network."
 )
 
 
