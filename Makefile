@@ -3,6 +3,7 @@
 # make lint  - ruff and mypy
 # make benchmark - what all costs beside the straightforward forms: benchmarks/RESULTS.md (an hour on one core)
 # make test-label - MONAI Label serves the bundles and trains those for CT, in an environment of its own
+# make test-faults - trainings are killed at eighty random points and resumed (an hour on one core)
 # make test-deploy - MONAI Deploy runs an exported student, in an environment of its own
 # Each starts from Python 3.11 (PYTHON=... for another) and make alone.
 
@@ -21,7 +22,7 @@ RUN = OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m monai.bundle run --meta_file 
 	--logging_file $(BUNDLE)/configs/logging.conf --bundle_root $(BUNDLE)
 C := $(BUNDLE)/configs
 
-.PHONY: install demo test test-label test-deploy lint benchmark clean
+.PHONY: install demo test test-faults test-label test-deploy lint benchmark clean
 
 install: $(VENV)/installed
 
@@ -44,6 +45,9 @@ demo: install
 # One process a core, each on one thread; the tests of a file stay together and share what they have trained.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
+test-faults: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses auto --maxprocesses 8 tests/faults
 
 test-label: $(LABEL_VENV)/installed
 	$(LABEL_VENV)/bin/python -m pytest -m label tests/label

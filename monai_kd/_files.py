@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -47,6 +49,25 @@ def save_whole(path: Path, write: Callable[[BinaryIO], object], previous: Path |
         if previous is not None and path.exists():
             os.replace(path, previous)
         os.replace(temporary, path)
+        _sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes had begun to write for a file; no other process may be writing it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if re.fullmatch("[0-9a-f]{32}", leftover.name.rpartition(".")[2]):
+            leftover.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names of a folder's files to the disk, where the system has a way."""
+    if os.name != "posix":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import os
+import stat
 
 import pytest
 
-from monai_kd._files import replace_folder, save_whole, write_whole
+from monai_kd._files import remove_leftovers, replace_folder, save_whole, write_whole
 
 
 def write(content):
@@ -47,11 +48,27 @@ def test_a_failed_write_changes_nothing(failing, tmp_path, monkeypatch):
     assert names(tmp_path) == ["a", "a.previous"]
 
 
-def test_the_content_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
+def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_it_returns(tmp_path, monkeypatch):
     path, seen = tmp_path / "a", []
-    monkeypatch.setattr(os, "fsync", lambda number: seen.append((os.fstat(number).st_size, path.exists())))
+
+    def sync(number):
+        status = os.fstat(number)
+        seen.append("folder" if stat.S_ISDIR(status.st_mode) else status.st_size)
+        seen.append(path.read_bytes() if path.exists() else None)
+
+    monkeypatch.setattr(os, "fsync", sync)
     save_whole(path, write(b"12345"))
-    assert seen == [(5, False)]
+    assert seen == [5, None, "folder", b"12345"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    path = tmp_path / "a[1].pt"
+    others = ["a[1].pt", ".a[1].pt.swp", ".b.pt." + "0" * 32, ".a1.pt." + "0" * 32, "a[1].pt.previous"]
+    for name in [*others, ".a[1].pt." + "0123456789abcdef" * 2]:
+        (tmp_path / name).write_text("")
+    remove_leftovers(path)
+    assert names(tmp_path) == sorted(others)
+    remove_leftovers(tmp_path / "nowhere" / "a")
 
 
 def test_others_may_read_it_as_any_other_file(tmp_path):

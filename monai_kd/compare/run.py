@@ -168,7 +168,7 @@ def _measure(plan: ComparisonPlan, output: Path) -> None:
 def _run_stage(plan: ComparisonPlan, stage: Stage, output: Path, lock: int, progress: Progress) -> None:
     start, spent = time.monotonic(), 0.0
     if stage.network.trained and not (stage.folder / TRAINED).is_file():
-        resume = any(stage.folder.glob("models/*_resume.pt"))
+        resume = any(any(stage.folder.glob(f"models/*_resume.pt{end}")) for end in ("", ".previous"))
         if not resume:
             shutil.rmtree(stage.folder, ignore_errors=True)
         stage.folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from monai_kd._files import write_whole
+from monai_kd._files import remove_leftovers, write_whole
 from monai_kd._processes import rank
 from monai_kd.handlers.log_terms import is_loss
 
@@ -64,6 +64,8 @@ class SaveHistory:
     def _begin(self, engine: Engine) -> None:
         """Take over the rows of a run that this one resumes."""
         self._rows = []
+        if rank() == 0:
+            remove_leftovers(self.path)
         if engine.state.epoch > 0 and self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
                 self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= engine.state.epoch]

@@ -16,7 +16,7 @@ from monai.engines.workflow import Workflow
 from monai.handlers.checkpoint_saver import CheckpointSaver
 from torch import Tensor, nn
 
-from monai_kd._files import save_whole
+from monai_kd._files import remove_leftovers, save_whole
 from monai_kd._processes import rank
 from monai_kd.checkpoints import CheckpointError, load_weights
 from monai_kd.taps import unwrap
@@ -32,9 +32,9 @@ class ResumeCheckpoint:
 
     One file holds the objects' ``state_dict``, epoch and iteration of the trainer, its ``GradScaler`` with ``amp``, the
     best metric of trainer and evaluators, and the scores by which each ``CheckpointSaver`` keeps its models, so that a
-    worse model does not replace ``model.pt`` after the resume. It is written whole or not at all, by rank 0, and the
-    one before is kept as ``<name>.previous``. Only tensors and plain values are in it: it is read with
-    ``weights_only=True``.
+    worse model does not replace ``model.pt`` after the resume. It is written whole or not at all, by rank 0, and is on
+    the disk before the next epoch begins; the one before is kept as ``<name>.previous``. Only tensors and plain values
+    are in it: it is read with ``weights_only=True``.
 
     Attach it after everything else, so that it runs behind validation and schedules; with
     :class:`~monai_kd.handlers.EpochSeedHandler` among the trainer's handlers a resumed run is then bit-identical to an
@@ -114,7 +114,7 @@ class ResumeCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI trainer, after everything else."""
-        engine.add_event_handler(Events.STARTED, self._warn_of_old_file)
+        engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -128,8 +128,11 @@ class ResumeCheckpoint:
                 self.previous.unlink(missing_ok=True)
         self._newest = self.path
 
-    def _warn_of_old_file(self, engine: Engine) -> None:
-        if self._newest is None and self.path.exists() and rank() == 0:
+    def _begin(self, engine: Engine) -> None:
+        if rank() != 0:
+            return
+        remove_leftovers(self.path)
+        if self._newest is None and self.path.exists():
             engine.logger.warning(
                 f"this run starts anew; at the end of its first epoch it replaces '{self.path}', from which a stopped "
                 "run could go on. Stop it and resume that one if this is not meant."

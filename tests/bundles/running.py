@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
@@ -60,6 +61,20 @@ class Bundle:
         flow.finalize()
         return flow
 
+    def stop(self, done, *names, **overrides):
+        """The run, interrupted in the middle of the epoch after so many."""
+        flow = self.workflow(*names, **overrides)
+        flow.initialize()
+        trainer = flow.parser.get_parsed_content("train#trainer")
+
+        def interrupt():
+            raise KeyboardInterrupt
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=done * trainer.state.epoch_length + 1), interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            flow.run()
+        assert trainer.state.epoch == done + 1
+
     def unstarted(self, *names, **overrides):
         """The parser of a run whose ``initialize`` is left out."""
         flow = self.workflow(*names, **overrides)
@@ -73,15 +88,19 @@ class Bundle:
             self.run(*names, **overrides)
         return user_message(caught.value)
 
-    def start(self, launcher, *names, **overrides):
-        """The run in processes of its own."""
+    def words(self, launcher, *names, **overrides):
+        """The command line of the run."""
         words = [*launcher, "-m", "monai.bundle", "run", "--config_file", str(self.paths(names))]
         words += ["--logging_file", "False", "--meta_file", str(self.configs / "metadata.json")]
         for key, value in overrides.items():
             words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return words
+
+    def start(self, launcher, *names, **overrides):
+        """The run in processes of its own."""
+        words = self.words(launcher, *names, **overrides)
         return subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=environment
+            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=environment()
         )
 
     def command(self, launcher, *names, **overrides):
@@ -103,6 +122,11 @@ class Bundle:
     def readme_runs(self):
         """Configurations and overrides of each bundle that the README's commands run."""
         return [files_and_keys(words) for words in self.readme_commands() if "monai.bundle" in words]
+
+
+def environment():
+    """Of a process that sums in the order of this one."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def finished(process):
@@ -135,6 +159,12 @@ def differing(a, b, where=""):
         return [found for i, pair in enumerate(zip(a, b)) for found in differing(*pair, f"{where}/{i}")]
     equal = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
     return [] if equal else [where]
+
+
+def results(folder):
+    """What a training leaves in ``places``, by file: checkpoints and the table of its epochs."""
+    models = {f"models/{name}": weights(folder / "models" / name) for name in files(folder / "models")}
+    return models | {f"eval/{path.name}": path.read_bytes() for path in (folder / "eval").glob("*.history.csv")}
 
 
 def files(folder):

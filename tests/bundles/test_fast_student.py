@@ -81,7 +81,12 @@ def served(organ, trained, **more):
 
 
 def test_teacher_and_student_are_what_they_are_called(trained):
-    assert sorted(path.name for path in (trained / "models").glob("*.pt")) == ["fast_student.pt", "teacher.pt"]
+    assert sorted(path.name for path in (trained / "models").glob("*.pt")) == [
+        "fast_student.pt",
+        "fast_student_resume.pt",
+        "teacher.pt",
+        "teacher_resume.pt",
+    ]
     plain_student().load_state_dict(weights(trained / "models" / "fast_student.pt"), strict=True)
     teacher = DynUNet(3, 1, 3, [3] * 3, [1, 2, 2], [2, 2], TEACHER_FILTERS, deep_supervision=True, deep_supr_num=1)
     teacher.load_state_dict(weights(trained / "models" / "teacher.pt"), strict=True)

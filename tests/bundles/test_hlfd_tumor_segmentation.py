@@ -95,6 +95,8 @@ def test_student_checkpoint_loads_into_a_plain_network(trained):
     network = plain_student()
     network.load_state_dict(weights(trained / "models" / "model.pt"), strict=True)
     assert all(type(value) is torch.Tensor for value in weights(trained / "models" / "model.pt").values())
+    resume = ["baseline_resume.pt", "distilled_resume.pt", "teacher_resume.pt"]
+    assert files(trained / "models") == sorted(["baseline.pt", "model.pt", "teacher.pt", *resume])
 
 
 def test_evaluation_writes_scores_cost_and_a_row_a_case(organ, cases, trained):

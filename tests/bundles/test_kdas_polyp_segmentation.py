@@ -14,7 +14,7 @@ from monai_kd.data import make_polyp_frames
 from monai_kd.networks import PolypPVT
 from monai_kd.report import load_evaluations
 
-from .running import PYTHON, TORCHRUN, Bundle, differing, table, weights
+from .running import PYTHON, TORCHRUN, Bundle, differing, files, table, weights
 
 BUNDLE = Bundle("kdas_polyp_segmentation")
 TINY = {"embed_dims": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "mlp_ratios": [2, 2, 2, 2]}
@@ -60,6 +60,8 @@ def test_student_checkpoint_loads_into_a_plain_network(trained):
     network.load_state_dict(weights(trained / "models" / "model.pt"), strict=True)
     assert not any(module._forward_hooks for module in network.modules())
     assert all(type(value) is torch.Tensor for value in weights(trained / "models" / "model.pt").values())
+    resume = ["baseline_resume.pt", "distilled_resume.pt", "teacher_resume.pt"]
+    assert files(trained / "models") == sorted(["baseline.pt", "model.pt", "teacher.pt", *resume])
 
 
 def test_evaluation_writes_scores_and_cost(trained, frames):
@@ -190,7 +192,7 @@ def test_unlabelled_frames_move_the_student(trained, frames, tmp_path):
         frames, tmp_path, teacher_checkpoint=str(trained / "models" / "teacher.pt"), labelled_fraction=0.25
     )
     BUNDLE.run("train.json", **common, checkpoint="with.pt")
-    BUNDLE.run("train.json", **common, checkpoint="without.pt", **{"train#handlers#0#unlabelled_loader": None})
+    BUNDLE.run("train.json", **common, checkpoint="without.pt", **{"train#handlers#1#unlabelled_loader": None})
     one, other = (weights(tmp_path / "models" / name) for name in ("with.pt", "without.pt"))
     assert not torch.equal(one["out_CFM.weight"], other["out_CFM.weight"])
 

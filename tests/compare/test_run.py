@@ -221,6 +221,19 @@ def test_a_failed_run_is_told_and_what_is_finished_is_kept(bundle, calls, tmp_pa
     assert whole.count(("teacher", 0, "training")) == 1
 
 
+def test_a_run_that_was_killed_between_two_resume_files_goes_on(bundle, calls, tmp_path, monkeypatch):
+    plan = plan_comparison(bundle, seeds=[0])
+    monkeypatch.setenv("STOP", "baseline")
+    with pytest.raises(StageError):
+        compare(plan, tmp_path / "runs")
+    monkeypatch.delenv("STOP")
+    (path,) = (tmp_path / "runs").rglob("run_resume.pt")
+    path.rename(path.with_name("run_resume.pt.previous"))
+    before = len(calls())
+    compare(plan, tmp_path / "runs")
+    assert calls()[before]["resume"] is True
+
+
 def test_the_log_of_a_failed_run_is_shown(bundle, calls, tmp_path, monkeypatch):
     monkeypatch.setenv("STOP", "teacher")
     with pytest.raises(StageError, match="the disk is full"):

@@ -88,6 +88,25 @@ def test_a_resumed_run_goes_on_with_the_rows_before_it(tmp_path):
     assert [row["epoch"] for row in rows(path)] == ["1", "2", "3", "4"]
 
 
+@pytest.mark.parametrize("kept", [1, 2])
+def test_the_file_of_a_resumed_run_is_that_of_an_uninterrupted_one(tmp_path, kept):
+    """To the byte, columns that come late included, whether the row that was not kept was written or only begun."""
+    whole, path = tmp_path / "whole.csv", tmp_path / "stopped" / "history.csv"
+    trainer(4, whole, interval=2).run()
+    columns, *lines = whole.read_text(encoding="utf-8").splitlines()
+    path.parent.mkdir()
+    path.write_text("\n".join([columns, *lines[: kept + 1], ""]), encoding="utf-8")
+    (path.parent / f".history.csv.{'0' * 32}").write_text("epoch,lo", encoding="utf-8")
+    before = trainer(kept, tmp_path / "before.csv", interval=2)
+    before.run()
+    resumed = trainer(4, path, interval=2)
+    resumed.network.load_state_dict(before.network.state_dict())
+    resumed.state.epoch, resumed.state.iteration = kept, 3 * kept
+    resumed.run()
+    assert path.read_bytes() == whole.read_bytes()
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_a_new_run_begins_a_new_file(tmp_path):
     path = tmp_path / "history.csv"
     trainer(3, path).run()

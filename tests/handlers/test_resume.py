@@ -391,6 +391,15 @@ def test_a_run_that_is_killed_while_it_writes_keeps_its_file(folders, monkeypatc
     assert torch.load(run.resume.path, weights_only=True)["trainer"]["epoch"] == 2
 
 
+def test_what_a_killed_run_had_begun_to_write_is_removed(folders):
+    Run(folders("a"), init=1).run(stop=2)
+    (folders("a") / f".resume.pt.{'0' * 32}").write_bytes(b"half")
+    resumed = Run(folders("a"), init=2)
+    resumed.resume.load(resumed.trainer)
+    resumed.run()
+    assert sorted(path.name for path in resumed.folder.iterdir()) == ["model.pt", "resume.pt", "resume.pt.previous"]
+
+
 def test_other_ranks_write_nothing(folders, monkeypatch):
     monkeypatch.setattr("monai_kd.handlers.resume.rank", lambda: 1)
     assert not Run(folders("a"), init=1).run().resume.path.exists()
