@@ -4,7 +4,10 @@
 # make benchmark - what all costs beside the straightforward forms: benchmarks/RESULTS.md (an hour on one core)
 # make test-label - MONAI Label serves the bundles and trains those for CT, in an environment of its own
 # make test-faults - trainings are killed at eighty random points and resumed (an hour on one core)
+# make test-distributed - trainings in two and four processes and on two nodes against one process (minutes)
+# make test-fuzz - all bad input is brought to every place where a file comes in (ten minutes on two cores)
 # make test-deploy - MONAI Deploy runs an exported student, in an environment of its own
+# make test-federated - NVFlare simulates sites that share a student, in an environment of its own
 # Each starts from Python 3.11 (PYTHON=... for another) and make alone.
 
 PYTHON ?= python3.11
@@ -16,13 +19,15 @@ LABEL_VENV := .venv-label
 LABEL_INSTALL = $(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 DEPLOY_VENV := .venv-deploy
 DEPLOY_INSTALL = $(DEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+FEDERATED_VENV := .venv-federated
+FEDERATED_INSTALL = $(FEDERATED_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 # Networks this small are quickest on one thread.
 RUN = OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m monai.bundle run --meta_file $(BUNDLE)/configs/metadata.json \
 	--logging_file $(BUNDLE)/configs/logging.conf --bundle_root $(BUNDLE)
 C := $(BUNDLE)/configs
 
-.PHONY: install demo test test-faults test-label test-deploy lint benchmark clean
+.PHONY: install demo test test-faults test-fuzz test-distributed test-label test-deploy test-federated lint benchmark clean
 
 install: $(VENV)/installed
 
@@ -49,6 +54,13 @@ test: lint
 test-faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses auto --maxprocesses 8 tests/faults
 
+# An empty -m: with the tests in two processes, which are in make test too.
+test-distributed: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/distributed
+
+test-fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz --numprocesses auto --maxprocesses 8 tests/hardening
+
 test-label: $(LABEL_VENV)/installed
 	$(LABEL_VENV)/bin/python -m pytest -m label tests/label
 
@@ -57,6 +69,16 @@ $(LABEL_VENV)/installed: setup.cfg pyproject.toml constraints.txt tests/label/re
 	$(LABEL_INSTALL) --upgrade pip
 	$(LABEL_INSTALL) --constraint constraints.txt --requirement tests/label/requirements.txt --editable . pytest pytest-timeout
 	$(LABEL_INSTALL) --no-deps monailabel==0.8.5 pydicom-seg==0.4.1 torchvision==0.28.0
+	touch $@
+
+test-federated: $(FEDERATED_VENV)/installed
+	OMP_NUM_THREADS=1 $(FEDERATED_VENV)/bin/python -m pytest -m federated tests/federated
+
+$(FEDERATED_VENV)/installed: setup.cfg pyproject.toml constraints.txt tests/federated/requirements.txt
+	$(PYTHON) -m venv $(FEDERATED_VENV)
+	$(FEDERATED_INSTALL) --upgrade pip
+	$(FEDERATED_INSTALL) --constraint constraints.txt --requirement tests/federated/requirements.txt \
+		--editable ".[cli,federated]" pytest pytest-timeout
 	touch $@
 
 test-deploy: $(DEPLOY_VENV)/installed
@@ -86,4 +108,4 @@ $(VENV)/opponents: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(OUT) $(VENV) $(LABEL_VENV) $(DEPLOY_VENV) build *.egg-info
+	rm -rf $(OUT) $(VENV) $(LABEL_VENV) $(DEPLOY_VENV) $(FEDERATED_VENV) build *.egg-info

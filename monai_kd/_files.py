@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import glob
+import hashlib
+import io
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -39,6 +44,9 @@ def save_whole(path: Path, write: Callable[[BinaryIO], object], previous: Path |
         path: of the file; what is there stays until the new one is on the disk.
         write: writes the content to the open file it is given.
         previous: where the replaced file is kept, in the same folder.
+
+    Raises:
+        OSError: it cannot be written; of a full disk, how much is needed and what is still there.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -50,9 +58,27 @@ def save_whole(path: Path, write: Callable[[BinaryIO], object], previous: Path |
             os.replace(path, previous)
         os.replace(temporary, path)
         _sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if (reason := _full_disk(error)) is not None:
+            raise OSError(_without_room(path, write, reason)) from error
         raise
+
+
+def digest_of(file: BinaryIO) -> str:
+    """SHA-256 of an open file, from where it stands to its end, in hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def inside(folder: Path, path: Path) -> None:
+    """Raise ``ValueError`` for a file to be written that a link leads out of its folder."""
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"'{path}' would lie outside the output folder (a link?)")
+    if path.is_symlink():
+        raise ValueError(f"'{path}' is a link, and what it leads to is not replaced; remove it.")
 
 
 def remove_leftovers(path: Path) -> None:
@@ -60,6 +86,41 @@ def remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
         if re.fullmatch("[0-9a-f]{32}", leftover.name.rpartition(".")[2]):
             leftover.unlink(missing_ok=True)
+
+
+def _full_disk(error: BaseException) -> str | None:
+    """Why there was no room, in the system's words; torch hides it behind an error of its own."""
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, OSError) and current.errno in _FULL:
+            return os.strerror(current.errno)
+        current = current.__cause__ or current.__context__
+    return None
+
+
+def _without_room(path: Path, write: Callable[[BinaryIO], object], reason: str) -> str:
+    counter = _Counter()
+    write(counter)  # type: ignore[arg-type]
+    needed, free = (f"{size / 1e6:.1f} MB" for size in (counter.size, shutil.disk_usage(path.parent).free))
+    before = "The file of before is whole" if path.exists() else "There is no such file of before"
+    return (
+        f"cannot write '{path}': {reason}; it takes {needed}, {free} are free. {before}. Make room; where there is "
+        "some, a quota or a limit on the size of files was met."
+    )
+
+
+class _Counter(io.RawIOBase):
+    """A file that forgets all but its size."""
+
+    size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        length = memoryview(data).nbytes
+        self.size += length
+        return length
 
 
 def _sync(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_kd._processes import alone, share, together
 from monai_kd.labelled import HAS_LABEL, labelled_items, select_items
 from monai_kd.schedules import Schedule, weight_at
 from monai_kd.taps import FeatureTaps, check_tap_names, describe, dry_run, unwrap
@@ -237,16 +238,20 @@ class Distiller(nn.Module):
         self, term: DistillationTerm, student: Mapping[str, Any], answers: Mapping[str, Any], batch: Mapping[str, Any]
     ) -> Tensor:
         ours, theirs = self._tapped(term, student, answers, batch)
-        index = (
-            labelled_items(batch[HAS_LABEL], batch[IMAGE].device) if term.needs_label and HAS_LABEL in batch else None
-        )
-        if index is not None and index.numel() == 0:
-            # Connected to the student and the adapter, so that each process of several still reaches all gradients.
-            return torch.stack([_float(value).sum() for value in (*ours, *term.parameters())]).sum() * 0.0
-        extra = {argument: batch[key] for argument, key in term.batch.items()}
-        if index is not None:
-            ours, theirs, extra = (select_items(part, index) for part in (ours, theirs, extra))
-        return term(ours, theirs, **extra)
+        if not (term.needs_label and HAS_LABEL in batch):
+            return term(ours, theirs, **{argument: batch[key] for argument, key in term.batch.items()})
+        index = labelled_items(batch[HAS_LABEL], batch[IMAGE].device)
+        counted = torch.tensor(float(len(batch[IMAGE]) if index is None else len(index)), device=batch[IMAGE].device)
+        with alone():  # a process without labelled items does not come to the loss
+            if index is not None and index.numel() == 0:
+                # Connected to student and adapter, so that each process of several still reaches all gradients.
+                value = torch.stack([_float(part).sum() for part in (*ours, *term.parameters())]).sum() * 0.0
+            else:
+                extra = {argument: batch[key] for argument, key in term.batch.items()}
+                if index is not None:
+                    ours, theirs, extra = (select_items(part, index) for part in (ours, theirs, extra))
+                value = term(ours, theirs, **extra)
+        return value * share(counted) if together() else value
 
     def _tapped(
         self, term: DistillationTerm, student: Mapping[str, Any], answers: Mapping[str, Any], batch: Mapping[str, Any]

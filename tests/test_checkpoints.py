@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
 
 import pytest
 import torch
-from monai.networks.nets import UNet
+from monai.networks.nets import DenseNet, UNet
 from torch import nn
 
 from monai_kd.checkpoints import CheckpointError, load_weights, read_state_dict
+from monai_kd.export import serve_teacher
+from monai_kd.networks import HDKDStudent, load_backbone, load_densenet_weights, load_hdkd_weights, pvt_v2
 
 
 def network(channels=4, **kwargs):
@@ -35,11 +38,11 @@ def source():
 def refused():
     """Checks that a checkpoint is refused, that the network stays as it was, and gives the message."""
 
-    def check(checkpoint, net=None, error=CheckpointError):
+    def check(checkpoint, net=None, error=CheckpointError, **how):
         net = net or network()
         before = copies(net)
         with pytest.raises(error) as caught:
-            load_weights(net, checkpoint)
+            load_weights(net, checkpoint, **how)
         assert same(net, before)
         return str(caught.value)
 
@@ -175,3 +178,76 @@ def test_the_loaded_network_shares_no_memory_with_a_state_dict(source):
     with torch.no_grad():
         net[0].weight.zero_()
     assert source[0].weight.any()
+
+
+# Digests.
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def saved(source, tmp_path):
+    torch.save(source.state_dict(), tmp_path / "weights.pt")
+    return tmp_path / "weights.pt"
+
+
+@pytest.mark.parametrize("spelt", [str.lower, str.upper])
+def test_the_file_that_the_digest_names_is_loaded(source, saved, spelt):
+    assert same(load_weights(network(), saved, sha256=spelt(digest(saved))), copies(source))
+
+
+def test_another_file_is_refused_with_both_digests(refused, saved):
+    expected = digest(saved)
+    with saved.open("r+b") as file:
+        file.seek(-100, 2)  # in the zip's directory, behind all tensors
+        byte = file.read(1)
+        file.seek(-100, 2)
+        file.write(bytes([byte[0] ^ 1]))
+    message = refused(saved, sha256=expected)
+    assert expected in message
+    assert digest(saved) in message
+    assert "Fetch it again" in message
+
+
+def test_nothing_of_another_file_is_unpickled(tmp_path, monkeypatch):
+    """Whatever a reader would make of it, a file of another digest does not reach it."""
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"anything")
+
+    def read(*args, **kwargs):
+        raise AssertionError("the file was opened by torch")
+
+    monkeypatch.setattr(torch, "load", read)
+    with pytest.raises(CheckpointError, match="was not opened"):
+        load_weights(network(), path, sha256="0" * 64)
+
+
+@pytest.mark.parametrize("wrong", ["", "abc", "g" * 64, "0" * 63, " " + "0" * 63, 5, "sha256:" + "0" * 64])
+def test_what_is_no_digest_is_refused_before_the_file_is_looked_for(wrong):
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        load_weights(network(), "nowhere.pt", sha256=wrong)
+
+
+def test_a_state_dict_has_no_digest(source):
+    with pytest.raises(ValueError, match="the checkpoint is a"):
+        read_state_dict(source.state_dict(), sha256="0" * 64)
+
+
+DOORS = {
+    "load_backbone": lambda path: load_backbone(pvt_v2("b0"), path, "0" * 64),
+    "load_densenet_weights": lambda path: load_densenet_weights(DenseNet(2, 3, 2, 4, 2, (1, 1)), path, "0" * 64),
+    "load_hdkd_weights": lambda path: load_hdkd_weights(
+        HDKDStudent(2, 1, 2, 32, (4, 4, 4, 8), (1, 1, 1, 1), 1, 4), path, sha256="0" * 64
+    ),
+    "serve_teacher": lambda path: serve_teacher(
+        nn.Conv2d(1, 1, 1), path.with_name("exported"), [(1, 8, 8)], [], path, sha256="0" * 64
+    ),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_loader_holds_its_file_against_the_digest(door, saved):
+    with pytest.raises(CheckpointError, match="is not the file that sha256 names"):
+        DOORS[door](saved)

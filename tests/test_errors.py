@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 
 import pytest
 import torch
 from torch import nn
 
+from monai_kd._signals import STOPPING
 from monai_kd.distiller import DistillationTerm, Distiller
 from monai_kd.errors import readable_errors, root_cause, user_message
 from monai_kd.handlers.distillation import _take
@@ -105,8 +107,11 @@ def hook(monkeypatch):
         sys.excepthook(type(error), error, error.__traceback__)
 
     factory = logging.getLogRecordFactory()
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
     yield show
     logging.setLogRecordFactory(factory)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def test_our_errors_end_a_program_with_their_message_alone(hook, capsys):
@@ -146,3 +151,62 @@ def test_the_environment_keeps_all_tracebacks(hook, capsys, monkeypatch):
     readable_errors()
     hook(ours)
     assert "Traceback" in capsys.readouterr().err
+
+
+# --- errors of others that are known ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("DataLoader worker (pid 12) is killed by signal: Killed. ", "Killed. A process that loads data was ended"),
+        (
+            "DataLoader worker (pid 12) is killed by signal: Bus error. It is possible",
+            "Bus error. A process that loads",
+        ),
+        ("DataLoader worker (pid(s) 1, 2) exited unexpectedly", "exited unexpectedly. A process that loads data was"),
+        ("[enforce fail at inline_container.cc:672] . unexpected pos 768 vs 662", "662. A file could not be written"),
+    ],
+)
+def test_what_ended_a_program_from_outside_is_explained(message, said):
+    def fail():
+        raise RuntimeError(message)
+
+    assert said in user_message(caught(framework(fail)))
+
+
+@pytest.mark.parametrize(
+    "message", ["Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback", "sizes must match"]
+)
+def test_what_went_wrong_in_the_program_keeps_its_traceback(message):
+    def fail():
+        raise RuntimeError(message)
+
+    assert user_message(caught(fail)) is None
+
+
+# --- signals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_program_in_one_line(number, status, hook, capfd):
+    readable_errors()
+    with pytest.raises(SystemExit) as stopped:
+        signal.raise_signal(number)
+    assert stopped.value.code == status
+    assert capfd.readouterr().err.strip() == f"stopped by {number.name}"
+
+
+def test_a_stop_is_logged_without_its_traceback(hook, caplog):
+    readable_errors()
+    for error in (SystemExit(143), KeyboardInterrupt()):
+        logging.getLogger("engine").error("Exception: ", exc_info=error)
+    assert caplog.messages == ["stopped"] * 2
+    assert [record.exc_info for record in caplog.records] == [None, None]
+
+
+def test_signals_that_somebody_handles_are_left_alone(hook):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    readable_errors()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) != signal.default_int_handler

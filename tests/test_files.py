@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import stat
+from functools import partial
 
 import pytest
+import torch
 
 from monai_kd._files import remove_leftovers, replace_folder, save_whole, write_whole
 
@@ -46,6 +50,40 @@ def test_a_failed_write_changes_nothing(failing, tmp_path, monkeypatch):
         save_whole(path, fail if failing == "write" else write(b"3"), previous)
     assert (path.read_bytes(), previous.read_bytes()) == (b"2", b"1")
     assert names(tmp_path) == ["a", "a.previous"]
+
+
+@pytest.fixture
+def small_files():
+    """``small_files(size)``: no file may be larger from now on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("kind", ["text", "tensors"])
+def test_a_file_without_room_says_what_it_takes(kind, before, tmp_path, small_files):
+    """torch has an error of its own for it, "unexpected pos 768 vs 662"."""
+    path, values = tmp_path / "a", torch.rand(1_000_000)
+    save = write(b"0" * 4_000_000) if kind == "text" else partial(torch.save, values)
+    if before:
+        write_whole(path, "1")
+    small_files(1_000_000)
+    whole = "The file of before is whole" if before else "There is no such file of before"
+    with pytest.raises(OSError, match=rf"cannot write '.*/a': File too large; it takes 4.0 MB, [\d.]+ MB .* {whole}\."):
+        save_whole(path, save)
+    assert names(tmp_path) == ["a"] * before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_in_the_words_of_the_system(number, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=f"cannot write '.*/a': {os.strerror(number)}; it takes 0.0 MB"):
+        write_whole(tmp_path / "a", "1")
+    assert names(tmp_path) == []
 
 
 def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_it_returns(tmp_path, monkeypatch):

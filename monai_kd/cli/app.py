@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
 import traceback
@@ -11,14 +12,14 @@ from types import ModuleType
 import typer
 from rich.markup import escape
 
-from monai_kd.cli import check, compare, distill, export, predict, report, taps
+from monai_kd.cli import check, compare, distill, export, federate, predict, report, taps
 from monai_kd.errors import TRACEBACK, root_cause, user_message
 from monai_kd.version import __version__
 
 __all__ = ["COMMANDS", "app", "run"]
 
 _STOPPED = 130
-COMMANDS = (taps, check, distill, compare, report, export, predict)
+COMMANDS = (taps, check, distill, compare, report, export, predict, federate)
 _STATUS = "Exit status: 0 done, 1 failed or bad cases found, 2 wrong usage, 130 stopped."
 
 app = typer.Typer(
@@ -63,6 +64,8 @@ def _options(
 def run(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status. An error of this package, of a file or of a
     configuration is its message alone."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text, or none of this terminal's
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = app(arguments, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):  # of older versions of typer

@@ -22,7 +22,7 @@ EXAMPLES = (
     "monai-kd check dataset.json --label-value 0 --label-value 1",
     "monai-kd check pictures.json --classes 7 --json",
 )
-_CHECK = re.compile(r"^\$?(check_\w+\(.*\))\.raise_if_bad\(\)")
+_CHECK = re.compile(r"^\$?(check_\w+\(.*\))\.raise_if_bad\(")
 
 
 def command(
@@ -64,9 +64,7 @@ def command(
 
 def _of_bundle(bundle: Path, files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, CheckReport]:
     """The checks that the bundle's training and evaluation begin with, all of them."""
-    from monai.bundle.config_parser import ConfigParser
-
-    from monai_kd._bundle_configs import find_config, load_config, read_config
+    from monai_kd._bundle_configs import find_config, merged_configs, read_config
     from monai_kd._bundle_scripts import importable
     from monai_kd.errors import root_cause, user_message
 
@@ -76,10 +74,7 @@ def _of_bundle(bundle: Path, files: Sequence[Path], overrides: Mapping[str, Any]
         raise FileNotFoundError(f"no configuration file at {missing}.")
     reports = {}
     for name, further in (("training", []), ("test", [evaluate] if evaluate else [])):
-        for path in (*files, *further):
-            load_config(path)  # says what is wrong with the file
-        parser = ConfigParser()
-        parser.read_config([str(path) for path in (train, *files, *further)])
+        parser = merged_configs([train, *files, *further])
         try:
             parser.update({"bundle_root": str(bundle), **overrides})
             expressions = [found[1] for step in parser.get("initialize", []) if (found := _CHECK.match(str(step)))]

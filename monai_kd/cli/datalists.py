@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from monai_kd._json import read_json
 
 if TYPE_CHECKING:
     from monai_kd.data.checks import CheckReport
@@ -30,10 +31,7 @@ def parts_of(path: Path) -> tuple[dict[str, Items], list[str]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no data list or bundle at '{path}'.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"'{path}' is no JSON file ({error}).") from None
+    content = read_json(path)
     lists = content if isinstance(content, dict) else {_WHOLE: content}
     parts = {name: [_item(one) for one in items] for name, items in lists.items() if _is_part(items)}
     if not any(parts.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ EXAMPLES = (
     "monai-kd taps --network resnet18 --input-shape 1,3,64,64,64 --json",
 )
 _KEY = "network_def"
+_MOST = 1 << 32  # numbers of an input
 
 
 def command(
@@ -66,7 +68,7 @@ def command(
         from monai.bundle.config_parser import ConfigParser
 
         parser = ConfigParser({"network": {"_target_": network, **parse_overrides(argument or [])}})
-        table = _table(_build(parser, "network", str(network)), shape or [])
+        table = _table(_build(parser, "network", str(network)), shape or [], str(network))
     typer.echo(json.dumps([asdict(row) for row in table], indent=2) if as_json else str(table))
 
 
@@ -88,18 +90,22 @@ def _of_bundle(bundle: Path, key: str, shape: list[int] | None) -> TapTable:
         raise ValueError(f"'{path}' has no '{key}'; networks may be at {networks}: give one with --key.")
     parser["bundle_root"] = str(bundle)
     metadata = find_config(bundle, "metadata")
-    shape = shape or _default_shape(load_config(metadata) if metadata else {})
+    shape = shape or _default_shape(load_config(metadata) if metadata else {}, str(metadata or bundle))
+    name = f"'{key}' of '{path}'"
     with importable(bundle.resolve()):
-        return _table(_build(parser, key, f"'{key}' of '{path}'"), shape)
+        return _table(_build(parser, key, name), shape, name)
 
 
-def _default_shape(metadata: dict[str, Any]) -> list[int]:
+def _default_shape(metadata: Any, name: str) -> list[int]:
     """One input of the size that the metadata names; where it leaves an axis open, --input-shape is asked for."""
-    image: dict[str, Any] = next(iter(metadata.get("network_data_format", {}).get("inputs", {}).values()), {})
-    sizes = image.get("spatial_shape", [])
-    if not sizes or not all(isinstance(size, int) for size in sizes):
-        raise ValueError(f"the bundle's metadata leaves the size of the input open ({sizes}); give --input-shape.")
-    return [1, int(image.get("num_channels", 1)), *sizes]
+    try:
+        image: dict[str, Any] = next(iter(metadata.get("network_data_format", {}).get("inputs", {}).values()), {})
+        shape = [image.get("num_channels", 1), *image.get("spatial_shape", [])]
+    except (AttributeError, TypeError):
+        shape = []
+    if len(shape) < 2 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ValueError(f"'{name}' leaves the size of the input open ({shape}); give --input-shape.")
+    return [1, *shape]
 
 
 def _build(parser: ConfigParser, key: str, name: str) -> nn.Module:
@@ -116,14 +122,18 @@ def _build(parser: ConfigParser, key: str, name: str) -> nn.Module:
     return model
 
 
-def _table(model: nn.Module, shape: list[int]) -> TapTable:
+def _table(model: nn.Module, shape: list[int], name: str) -> TapTable:
     from monai_kd.taps import tap_table
 
+    if math.prod(shape) > _MOST:
+        raise ValueError(
+            f"{name} would run on {math.prod(shape):.3g} numbers, of shape {tuple(shape)}; give a smaller one."
+        )
     try:
         return tap_table(model, shape)
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
         raise ValueError(
-            f"{type(model).__name__} does not take an input of shape {tuple(shape)}: {error}\n"
+            f"{name} does not take an input of shape {tuple(shape)}: {error}\n"
             "Give the shape that it takes with --input-shape."
         ) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,7 +11,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from monai.bundle.config_parser import ConfigParser
+from monai_kd._bundle_configs import merged_configs
+from monai_kd._json import read_json
+from monai_kd.overrides import did_you_mean, missing_part
 
 __all__ = ["ComparedNetwork", "ComparisonPlan", "plan_comparison"]
 
@@ -173,25 +176,46 @@ def plan_comparison(
 
 def _described(bundle: Path) -> dict[str, Any]:
     path = bundle / "configs" / _PLAN
-    if not path.is_file():
+    if not os.path.lexists(path):
         networks = [
             ComparedNetwork("teacher", "teacher", ("teacher.json",), seeds=1),
             ComparedNetwork("baseline", "baseline", ("baseline.json",)),
             ComparedNetwork("distilled", "student", needs={"teacher_checkpoint": "teacher"}),
         ]
         return {"score": "meanDice", "network": "network_def", "networks": networks}
+    raw = read_json(path)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
         networks = [
             ComparedNetwork(name=name, **{**one, "files": tuple(one.get("files", ()))})
             for name, one in raw["networks"].items()
         ]
-        return {"score": raw["score"], "network": raw.get("network", "network_def"), "networks": networks}
+        described = {"score": raw["score"], "network": raw.get("network", "network_def"), "networks": networks}
+        for key in ("score", "network"):
+            _expect(isinstance(described[key], str), f"'{key}' is a text", described[key])
+        for one in networks:
+            _check_kinds(one)
+        return described
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"'{path}' describes no comparison ({type(error).__name__}: {error}); expected a 'score' and 'networks', "
             "each with a role and, as it needs them, files, overrides, needs, seeds, evaluates, checkpoint."
         ) from None
+
+
+def _check_kinds(one: ComparedNetwork) -> None:
+    """Raise ``TypeError`` where a network is described by values of other kinds."""
+    texts = (one.role, *one.files, *(word for word in (one.evaluates, one.checkpoint) if word is not None))
+    _expect(all(isinstance(text, str) for text in texts), f"'{one.name}' has texts as role, files, ...", texts)
+    _expect(isinstance(one.overrides, Mapping), f"the overrides of '{one.name}' are by key", one.overrides)
+    needs = isinstance(one.needs, Mapping) and all(isinstance(name, str) for name in one.needs.values())
+    _expect(needs, f"the needs of '{one.name}' are networks by key", one.needs)
+    count = one.seeds is None or (isinstance(one.seeds, int) and one.seeds > 0)
+    _expect(count, f"the seeds of '{one.name}' are a number from 1", one.seeds)
+
+
+def _expect(right: bool, what: str, got: Any) -> None:
+    if not right:
+        raise TypeError(f"{what}, got {got!r}")
 
 
 def _method(bundle: Path, name: str, networks: Sequence[ComparedNetwork]) -> ComparedNetwork:
@@ -229,20 +253,19 @@ def _check_keys(plan: ComparisonPlan) -> None:
     """Overrides are of keys that some network's configuration has; what is misspelt would have no effect."""
     problems, common = [], set(plan.overrides)
     for one in plan.networks:
-        parser = ConfigParser()
-        parser.read_config([str(path) for path in plan.files_of(one, evaluate=True)])
-        common -= {key for key in common if key in parser}
-        unknown = [key for key in one.overrides if key not in parser]
-        problems += [f"'{one.name}' has no key '{key}'{_close(key, parser.get())}" for key in unknown]
-        known = parser.get()
-    problems += [f"no key '{key}'{_close(key, known)}" for key in sorted(common)]
+        known = merged_configs(plan.files_of(one, evaluate=True)).get()
+        common -= {key for key in common if missing_part(known, key) is None}
+        unknown = [part for key in one.overrides if (part := missing_part(known, key)) is not None]
+        problems += [f"'{one.name}' has no key '{key}'{_close(key, beside)}" for key, beside in unknown]
+    unknown = [part for key in sorted(common) if (part := missing_part(known, key)) is not None]
+    problems += [f"no key '{key}'{_close(key, beside)}" for key, beside in unknown]
     if problems:
         raise ValueError(f"overrides of '{plan.bundle.name}': {'; '.join(problems)}.")
 
 
-def _close(key: str, known: Mapping[str, Any]) -> str:
-    close = get_close_matches(key, list(known), n=3, cutoff=0.6)
-    return f" (did you mean {', '.join(close)}?)" if close else ""
+def _close(key: str, known: Sequence[str]) -> str:
+    guess = did_you_mean(key, known)
+    return f" ({guess})" if guess else ""
 
 
 def _owner(key: str) -> str | None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from monai.bundle.config_parser import ConfigParser
 
-__all__ = ["data_of", "recipe"]
+from monai_kd._bundle_configs import merged_configs
+
+__all__ = ["data_of", "recipe", "training_split"]
 
 _FILES = ("config_file", "meta_file", "logging_file")
 _UNLABELLED = "unlabelled#dataset#data"
@@ -20,8 +22,7 @@ def recipe(arguments: Mapping[str, Any]) -> ConfigParser:
     Args:
         arguments: of the run, "config_file" and "meta_file" among them.
     """
-    parser = ConfigParser()
-    parser.read_config(list(arguments["config_file"]))
+    parser = merged_configs(arguments["config_file"])
     if Path(arguments["meta_file"]).is_file():
         parser.read_meta(arguments["meta_file"])
     for key, value in arguments.items():
@@ -45,8 +46,8 @@ def data_of(
         trained on another number of items; ``test_cases``, each with the path of its image and the path of its label
         or its class.
     """
-    own = _training(training)
-    splits = {name: _training(parser) for name, parser in (others or {}).items()}
+    own = training_split(training)
+    splits = {name: training_split(parser) for name, parser in (others or {}).items()}
     cases = _items(evaluation, "validate#dataset#data")
     folder = evaluation.get_parsed_content("dataset_dir") if "dataset_dir" in evaluation else None
     return {
@@ -61,7 +62,7 @@ def data_of(
     }
 
 
-def _training(parser: ConfigParser) -> dict[str, int]:
+def training_split(parser: ConfigParser) -> dict[str, int]:
     """Training items, those without a label apart; a bundle may have them in one list or in two."""
     seen, further = _items(parser, "train#dataset#data"), _items(parser, _UNLABELLED)
     if seen is None:

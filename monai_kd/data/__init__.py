@@ -14,6 +14,7 @@ from monai_kd.data.endoscopy import endoscopy_frame, make_endoscopy_images
 from monai_kd.data.folder import image_datalist
 from monai_kd.data.ham10000 import HAM10000_CLASSES, ham10000_datalist
 from monai_kd.data.hyper_kvasir import HYPER_KVASIR_CLASSES, hyper_kvasir_datalist
+from monai_kd.data.inside_layout import InsideLayout, refuse_links
 from monai_kd.data.kits import kits_datalist
 from monai_kd.data.kvasir_v2 import KVASIR_V2_CLASSES, kvasir_v2_datalist
 from monai_kd.data.lesions import lesion_image, make_lesion_images
@@ -23,6 +24,7 @@ from monai_kd.data.near_duplicates import near_duplicate_groups
 from monai_kd.data.overlay import MaskScopeOverlayd, scope_overlay_box
 from monai_kd.data.phantoms import make_polyp_frames, polyp_frame
 from monai_kd.data.polyp import polyp_datalist
+from monai_kd.data.readable import ReadableDataset, UnreadableCases, UnreadableError
 from monai_kd.data.regions import ToRegionsd, to_regions
 from monai_kd.data.replayed import ReplayedDataset
 from monai_kd.data.smote import smote_items
@@ -42,11 +44,15 @@ __all__ = [
     "CheckReport",
     "DataError",
     "FillMissingLabeld",
+    "InsideLayout",
     "MaskScopeOverlayd",
     "MultiScaleDataLoader",
+    "ReadableDataset",
     "ReplayedDataset",
     "SafeSpacingd",
     "ToRegionsd",
+    "UnreadableCases",
+    "UnreadableError",
     "VolumeCacheDataset",
     "abdomen_labels",
     "aptos_datalist",
@@ -74,6 +80,7 @@ __all__ = [
     "near_duplicate_groups",
     "polyp_datalist",
     "polyp_frame",
+    "refuse_links",
     "require_splits",
     "scaled_size",
     "scope_overlay_box",

@@ -13,6 +13,7 @@ from monai_kd.data._class_splits import ClassImage
 from monai_kd.data.checks import DataError
 
 _SHOWN = 5
+_LINE = 500  # characters of a head that are shown
 
 
 def read_images(
@@ -68,11 +69,11 @@ def read_images(
     ]
 
 
-def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_table(table: Path, columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
     """The rows of a CSV file, these columns alone.
 
     Raises:
-        DataError: a column is missing, or the file is not UTF-8.
+        DataError: a column is missing, the file is not UTF-8, or no table.
     """
     # Spreadsheet programs put a byte order mark in front.
     try:
@@ -80,13 +81,17 @@ def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from None
     with io.StringIO(text, newline="") as file:
-        reader = csv.DictReader(file)
-        found = [column.strip() for column in reader.fieldnames or []]
-        reader.fieldnames = found
-        if lacking := [column for column in columns if column not in found]:
-            has = ", ".join(found) or "none"
-            raise DataError(f"{table} has no column {', '.join(lacking)}; expected {', '.join(columns)}, got {has}.")
-        return [{column: (row[column] or "").strip() for column in columns} for row in reader]
+        try:
+            reader = csv.DictReader(file, delimiter=delimiter)
+            found = [column.strip() for column in reader.fieldnames or []]
+            reader.fieldnames = found
+            if lacking := [column for column in columns if column not in found]:
+                between = ", " if delimiter == "," else delimiter
+                has, expected = (between.join(names)[:_LINE] or "none" for names in (found, columns))
+                raise DataError(f"{table} has no column {', '.join(lacking)}; expected {expected}, got {has}.")
+            return [{column: (row[column] or "").strip() for column in columns} for row in reader]
+        except csv.Error as error:
+            raise DataError(f"{table} is no table, at or behind its line {reader.line_num + 1}: {error}.") from None
 
 
 def find_files(root: Path, suffixes: tuple[str, ...], without: str | None, problems: list[str]) -> dict[str, Path]:

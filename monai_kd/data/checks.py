@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,12 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import ImageFile
 from tqdm import tqdm
+
+from monai_kd._pictures import read_picture
+from monai_kd._processes import processes
+
+if TYPE_CHECKING:
+    from monai_kd.data.readable import UnreadableCases
 
 # Lossy compression rings around the mask's edge: how far (grey levels), and for how much of the image.
 _JPEG_LEVELS = 16
@@ -62,16 +68,30 @@ class CheckReport:
         lines = [f"error: {case}" for case in self.errors] + [f"warning: {case}" for case in self.warnings]
         return "\n".join([head, *lines])
 
-    def raise_if_bad(self) -> None:
-        """Raise :class:`DataError` with the entire report if there is any error; warnings alone are shown as one."""
-        if self.errors:
+    def raise_if_bad(self, unreadable: UnreadableCases | None = None, training: Sequence[Any] = ()) -> None:
+        """Raise :class:`DataError` with the entire report if there is any error; warnings alone are shown as one.
+
+        Args:
+            unreadable: where it skips, errors of the training do not raise: these items are left out, with a warning.
+            training: items of the training, the first of those that were checked.
+
+        Raises:
+            DataError: an error of another item, or too many of the training.
+        """
+        bad = [case for case in self.errors if 0 <= case.index < len(training)]
+        skips = unreadable is not None and unreadable.skips
+        if self.errors and not (skips and len(bad) == len(self.errors)):
             raise DataError(str(self))
-        if self.warnings:
-            _logger.warning(str(self))
+        if unreadable is not None and skips:
+            indices = {case.index for case in bad}
+            good = [item for index, item in enumerate(training) if index not in indices]
+            unreadable.leave_out([(case, training[case.index]) for case in bad], len(training), good)
+        if self.errors or self.warnings:
+            _logger.warning(str(self) + "\nThe items with an error are left out of the training." * bool(bad))
 
 
 def require_splits(datalist: Mapping[str, Sequence[Any]], *names: str) -> None:
-    """Raise :class:`DataError` unless every named split of ``datalist`` has items.
+    """Raise :class:`DataError` unless every named split of ``datalist`` has items, one for each process at least.
 
     Example:
         >>> require_splits({"training": [{"image": "a.png"}]}, "training")
@@ -79,6 +99,11 @@ def require_splits(datalist: Mapping[str, Sequence[Any]], *names: str) -> None:
     if empty := [name for name in names if not datalist.get(name)]:
         counts = {name: len(items) for name, items in datalist.items()}
         raise DataError(f"no items in {' and '.join(empty)} (items: {counts}); give more data or a larger fraction.")
+    if few := [f"{len(datalist[name])} in {name}" for name in names if len(datalist[name]) < processes()]:
+        raise DataError(
+            f"{processes()} processes need one item each, but there are {' and '.join(few)}; give more data or a "
+            "larger fraction, or start fewer processes."
+        )
 
 
 def check_datalist(
@@ -183,9 +208,7 @@ def _check_item(
 
 def read_pixels(path: str | os.PathLike[str]) -> tuple[tuple[int, int], bool, np.ndarray]:
     """Size (width, height), whether the compression is lossy, and the pixels, fully decoded."""
-    with Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"{image.mode} pixels of more than 8 bits would be cut off at 255; save it with 8 bits")
+    with read_picture(path) as image:
         values = np.asarray(image)
         if image.mode in ("LA", "PA", "RGBA"):
             values = values[..., :-1]
@@ -195,7 +218,7 @@ def read_pixels(path: str | os.PathLike[str]) -> tuple[tuple[int, int], bool, np
 def why_unreadable(path: object, error: Exception) -> str:
     if not isinstance(path, (str, os.PathLike)):
         return f"expected a path, got {type(path).__name__}"
-    if not Path(path).exists():
+    if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno == errno.ENOTDIR):
         return "no such file"
     return f"cannot be read: {error or type(error).__name__}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Integral
@@ -85,12 +86,9 @@ def _disputed(items: Sequence[Mapping[str, Any]], labels: Mapping[int, int], ima
     """Labelled files whose bytes an earlier item has under another label."""
     files: dict[Path, int] = {}
     for index in labels:
-        try:
-            path = Path(items[index].get(image_key) or "")
-        except TypeError:
-            continue
-        if path.is_file():
-            files.setdefault(path, index)
+        image = items[index].get(image_key)
+        if isinstance(image, str | os.PathLike) and os.path.isfile(image):
+            files.setdefault(Path(image), index)
     cases = []
     first: dict[str, int] = {}
     for path, key in content_keys(files).items():

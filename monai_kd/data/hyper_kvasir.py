@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 from collections import Counter
@@ -14,7 +13,7 @@ import numpy as np
 
 from monai_kd.data._class_folders import image_groups, some_of
 from monai_kd.data._class_splits import ClassImage, check_split, items_around
-from monai_kd.data._class_table import find_files
+from monai_kd.data._class_table import find_files, read_table
 from monai_kd.data.checks import DataError
 
 __all__ = ["HYPER_KVASIR_CLASSES", "hyper_kvasir_datalist"]
@@ -164,14 +163,7 @@ def _images_below(root: Path) -> Path:
 
 
 def _read_split(table: Path) -> list[_Row]:
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter=";")
-        found = [column.strip() for column in reader.fieldnames or []]
-        reader.fieldnames = found
-        if lacking := [column for column in _COLUMNS if column not in found]:
-            has = ";".join(found) or "none"
-            raise DataError(f"{table} has no column {', '.join(lacking)}; expected {';'.join(_COLUMNS)}, got {has}.")
-        rows = [_Row(*((row[column] or "").strip() for column in _COLUMNS)) for row in reader]
+    rows = (_Row(*row.values()) for row in read_table(table, _COLUMNS, delimiter=";"))
     return [row._replace(name=os.path.splitext(row.name)[0]) for row in rows]
 
 

@@ -14,6 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
+from monai_kd._pictures import read_picture
 from monai_kd.data._splits import content_keys
 from monai_kd.data.checks import DataError, why_unreadable
 
@@ -104,8 +105,8 @@ def _read(paths: list[Path], progress: bool) -> tuple[np.ndarray, dict[Path, str
 
 def _detail(path: Path) -> np.ndarray | Exception:
     try:
-        with Image.open(path) as image:
-            image.draft("L", (2 * _SIDE, 2 * _SIDE))  # a JPEG file is decoded at a fraction of its size
+        # A JPEG file is decoded at a fraction of its size.
+        with read_picture(path, draft=("L", (2 * _SIDE, 2 * _SIDE))) as image:
             small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     except Exception as error:
         return error

@@ -20,6 +20,7 @@ from monai.transforms.transform import Transform
 from monai_kd._files import save_whole
 from monai_kd.data._packing import pack, unpack
 from monai_kd.data._prefetch import prefetch
+from monai_kd.data.readable import UnreadableCases, read_case
 
 __all__ = ["VolumeCacheDataset"]
 
@@ -49,9 +50,11 @@ class VolumeCacheDataset(PersistentDataset):
         transform: transforms; those before the first random one must allow pickling, as named functions do and
             ``lambda`` does not.
         cache_dir: folder of the cache, made if need be; ``None`` for no cache.
+        unreadable: what becomes of cases that cannot be read; ``None`` stops, for validation and test.
 
     Raises:
         TypeError: transforms that cannot be hashed; when an item is read, one that holds what cannot be stored.
+        UnreadableError: when an item is read, one that cannot be and may not be skipped.
 
     Example:
         >>> import tempfile
@@ -68,7 +71,11 @@ class VolumeCacheDataset(PersistentDataset):
         data: Sequence[Any],
         transform: Sequence[Callable[..., Any]] | Callable[..., Any],
         cache_dir: str | os.PathLike[str] | None,
+        unreadable: UnreadableCases | None = None,
     ) -> None:
+        self.unreadable = unreadable
+        if unreadable is not None:
+            unreadable.count(data)
         try:
             super().__init__(
                 data=data,
@@ -81,6 +88,9 @@ class VolumeCacheDataset(PersistentDataset):
                 f"transforms cannot be hashed: {error}. In place of a lambda use a named function or "
                 "functools.partial, for x > -500 such as functools.partial(operator.lt, -500)."
             ) from error
+
+    def _transform(self, index: int) -> Any:
+        return read_case(self.data, index, super()._transform, self.unreadable)
 
     def _cachecheck(self, item_transformed: Any) -> Any:
         if self.cache_dir is None:

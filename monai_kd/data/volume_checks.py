@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import apply_affine
 from tqdm import tqdm
 
+from monai_kd._nifti import NiftiError, NiftiVoxels, opened_nifti
 from monai_kd.data.checks import Case, CheckReport, duplicates, why_unreadable
 
 __all__ = ["check_volumes"]
 
-# Deflate cannot shrink data by more than this.
-_MOST_COMPRESSED = 1032
+_ENDINGS = (".nii", ".nii.gz")
 # Voxels read at a time; what a thread holds, whatever the size of the volume.
 _CHUNK = 4_000_000
 # Above the air around and inside of a patient, below every tissue.
@@ -135,20 +131,25 @@ def _check_item(
         if path is None:
             continue
         try:
-            with _opened(path) as volume:
-                places[key] = volume.shape, volume.affine
+            if not os.fspath(path).lower().endswith(_ENDINGS):
+                raise _Unfit(f"expected a .nii or .nii.gz file, got '{os.path.basename(path)}'")
+            with opened_nifti(path) as voxels:
+                head = voxels.head
+                if len(head.shape) != 3:
+                    raise _Unfit(f"not 3D: its shape is {'x'.join(map(str, head.shape))}")
+                places[key] = head.shape, head.affine
                 if key == image_key:
-                    lowest = _lowest(volume)
+                    lowest = _lowest(voxels)
                     if hounsfield and lowest >= _AIR:
                         problem = f"no air: the lowest value is {lowest:g}; is the image in HU?"
                         found.warnings.append(Case(index, str(path), problem))
                 else:
-                    present = _values(volume, label_values)
+                    present = _values(voxels, label_values)
                     if not present - {0}:
                         found.warnings.append(Case(index, str(path), "empty label"))
                     elif tumour_value is not None:
                         found.tumour_free = tumour_value not in present
-        except _Unfit as error:
+        except (_Unfit, NiftiError) as error:
             found.errors.append(Case(index, str(path), str(error)))
         except Exception as error:
             found.errors.append(Case(index, str(path), why_unreadable(path, error)))
@@ -157,74 +158,42 @@ def _check_item(
     return found
 
 
-@contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[nibabel.Nifti1Image]:
-    """The volume, whose voxels are read from one open file; the checksum of a compressed one is checked at the end."""
-    kind = type(nibabel.load(path))
-    if not issubclass(kind, nibabel.Nifti1Image):
-        raise _Unfit(f"expected a .nii or .nii.gz file, got {kind.__name__}")
-    compressed = os.fspath(path).lower().endswith(".gz")
-    with gzip.open(path) if compressed else open(path, "rb") as file:
-        stream = cast(io.IOBase, file)
-        # nibabel mends some of what is looked at here.
-        raw = kind.header_class.from_fileobj(stream, check=False)
-        stream.seek(0)
-        volume = kind.from_stream(stream)
-        _check_header(volume, raw, os.path.getsize(path) * (_MOST_COMPRESSED if compressed else 1))
-        yield volume
-        while compressed and file.read(1 << 20):
-            pass
+def _chunks(voxels: NiftiVoxels) -> Iterator[np.ndarray]:
+    """The values, a few slices at a time."""
+    head = voxels.head
+    area, depth = math.prod(head.shape[:2]), head.shape[2]
+    slices = max(1, _CHUNK // area)
+    for start in range(0, depth, slices):
+        stored = voxels.read(area * min(slices, depth - start))
+        yield stored if (head.slope, head.intercept) == (1.0, 0.0) else stored * head.slope + head.intercept
+    voxels.end()
 
 
-def _check_header(volume: nibabel.Nifti1Image, raw: nibabel.Nifti1Header, most_bytes: int) -> None:
-    dtype = volume.get_data_dtype()
-    if dtype.fields or dtype.kind == "c":
-        raise _Unfit(f"not one value a voxel: its type is {'RGB' if dtype.fields else dtype}")
-    if len(volume.shape) != 3 or min(volume.shape) < 1:
-        raise _Unfit(f"not 3D: its shape is {'x'.join(map(str, volume.shape))}")
-    claimed = int(raw["vox_offset"]) + dtype.itemsize * math.prod(map(int, volume.shape))
-    if claimed > most_bytes:
-        raise _Unfit(f"truncated: its header says {claimed} bytes, the file can hold {most_bytes}")
-    if not np.isfinite(volume.affine).all():
-        raise _Unfit("affine is not finite")
-    lengths = voxel_sizes(volume.affine)
-    # The volume that the axes span, whatever their lengths.
-    if not lengths.all() or abs(np.linalg.det(volume.affine[:3, :3] / lengths)) < 1e-3:
-        raise _Unfit(f"affine is singular: {volume.affine[:3, :3].tolist()}")
-    spacing = raw["pixdim"][1:4]
-    if not (np.isfinite(spacing) & (spacing > 0)).all():
-        raise _Unfit(f"spacing is not positive: {spacing.tolist()}")
-
-
-def _chunks(volume: nibabel.Nifti1Image) -> Iterator[np.ndarray]:
-    slices = max(1, _CHUNK // max(1, math.prod(volume.shape[:2])))
-    for start in range(0, volume.shape[2], slices):
-        yield np.asarray(volume.dataobj[..., start : start + slices])
-
-
-def _lowest(volume: nibabel.Nifti1Image) -> float:
+def _lowest(voxels: NiftiVoxels) -> float:
     lowest = np.inf
     bad = 0
-    for voxels in _chunks(volume):
-        bad += voxels.size - int(np.isfinite(voxels).sum())
-        lowest = min(lowest, voxels.min())
+    for chunk in _chunks(voxels):
+        with np.errstate(over="ignore"):  # networks compute in float32, where larger numbers are none
+            values = chunk.astype(np.float32, copy=False) if chunk.dtype.kind == "f" else chunk
+        bad += values.size - int(np.isfinite(values).sum())
+        lowest = min(lowest, values.min())
     if bad:
         raise _Unfit(f"{bad} voxels are not finite")
     return float(lowest)
 
 
-def _values(volume: nibabel.Nifti1Image, expected: Sequence[int]) -> set[int]:
+def _values(voxels: NiftiVoxels, expected: Sequence[int]) -> set[int]:
     present: set[int] = set()
     others: set[float] = set()
-    for voxels in _chunks(volume):
-        known = np.zeros(voxels.shape, dtype=bool)
+    for chunk in _chunks(voxels):
+        known = np.zeros(chunk.shape, dtype=bool)
         for value in expected:
-            where = voxels == value
+            where = chunk == value
             if where.any():
                 present.add(value)
                 known |= where
         if len(others) < 5:
-            others.update(np.unique(voxels[~known]).tolist())
+            others.update(np.unique(chunk[~known]).tolist())
     if others:
         shown = ", ".join(f"{value:g}" for value in sorted(others)[:5])
         raise _Unfit(f"label values that are not expected: {shown} (expected {', '.join(map(str, expected))})")

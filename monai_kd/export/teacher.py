@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from monai_kd._files import replace_folder
 from monai_kd._processes import processes, rank
-from monai_kd.checkpoints import load_weights
+from monai_kd.checkpoints import check_sha256, load_weights
 from monai_kd.distiller import DistillationTerm
 from monai_kd.export.instance_norm import with_row_statistics
 from monai_kd.export.openvino_ir import computes_bf16, openvino_module
@@ -121,6 +121,7 @@ def serve_teacher(
     input_key: str = "image",
     transform: Callable[[Tensor], Tensor] | None = None,
     name: str = "teacher",
+    sha256: str | None = None,
 ) -> RuntimeTeacher:
     """A teacher served by OpenVINO, exported first where ``folder`` does not hold just this one; for bundles.
 
@@ -134,12 +135,14 @@ def serve_teacher(
         checkpoint: the weights; every name and shape must fit. ``None`` keeps the weights it has.
         num_threads, input_key, transform: see :class:`~monai_kd.teachers.RuntimeTeacher`.
         name: of this teacher where there are several.
+        sha256: that the checkpoint must have, ``None`` for no check.
 
     Raises:
-        CheckpointError: the checkpoint does not fit the network.
+        CheckpointError: another file than ``sha256`` says, or one that does not fit the network.
     """
+    check_sha256(sha256, checkpoint)
     if checkpoint is not None:
-        load_weights(network, checkpoint)
+        load_weights(network, checkpoint, sha256=sha256)
     taps = taps_of_teacher(terms, name)
     for turn in range(processes()):
         if turn == rank() and not _is_of(folder, network, shapes, taps, precision):

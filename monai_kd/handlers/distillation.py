@@ -13,7 +13,11 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
 from monai_kd._processes import processes
+from monai_kd._signals import leave_stops_to_the_training
 from monai_kd.distiller import IMAGE, Distiller
+from monai_kd.handlers._finite_watch import FiniteWatch
+from monai_kd.handlers._half_epochs import ResumeEvents
+from monai_kd.handlers.finite_loss import TASK_LOSS, NonFiniteLossError, refuse_loss
 from monai_kd.labelled import HAS_LABEL
 from monai_kd.taps import FeatureTaps, unwrap
 from monai_kd.teachers import OUTPUT
@@ -23,7 +27,7 @@ __all__ = ["DistillationHandler", "NonFiniteTermError"]
 LABEL, PRED, LOSS = "label", "pred", "loss"  # MONAI's CommonKeys
 
 
-class NonFiniteTermError(RuntimeError):
+class NonFiniteTermError(NonFiniteLossError):
     """A distillation term became NaN or infinite."""
 
 
@@ -33,7 +37,7 @@ class DistillationHandler:
     Works on a plain ``SupervisedTrainer``, with ``amp``, ``accumulation_steps``, ``compile`` and
     ``DistributedDataParallel``. Each unweighted term is kept in ``engine.state.output`` under its name, the task loss
     under "task_loss", for ``StatsHandler(output_transform=log_terms)`` and the like. On the first batch one line a term
-    says its value, weight and gradient norm. A non-finite term stops the run.
+    says its value, weight and gradient norm. A term or task loss that is not finite stops the run.
 
     Args:
         distiller: a ``Distiller``, or one wrapped in ``DistributedDataParallel``.
@@ -46,6 +50,7 @@ class DistillationHandler:
     Raises:
         TypeError: not a distiller, or an engine without MONAI's ``IterationEvents``.
         NonFiniteTermError: while training, naming the term.
+        NonFiniteLossError: while training, of the task loss.
 
     Example:
         >>> from monai.engines import SupervisedTrainer
@@ -76,7 +81,7 @@ class DistillationHandler:
         self.logger = logging.getLogger(name) if name is not None else None
         self._taps: FeatureTaps | None = None
         self._unlabelled: Iterator[Any] | None = None
-        self._watch = _FiniteWatch()
+        self._watch = FiniteWatch(_refuse)
         self._first = True
 
     @property
@@ -94,10 +99,13 @@ class DistillationHandler:
                 "monai.engines.SupervisedTrainer, or register that event and fire it between the loss and its backward "
                 "pass."
             ) from None
+        leave_stops_to_the_training(self.unlabelled_loader)
+        engine.register_events(*ResumeEvents)
+        engine.add_event_handler(ResumeEvents.STEP_SKIPPED, self._skip)
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin_unlabelled)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._record)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._check_finite)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._check_epoch)
         engine.add_event_handler(Events.EPOCH_COMPLETED(once=1), self._check_updated)
         engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._stop)
 
@@ -111,10 +119,15 @@ class DistillationHandler:
         if self._first:
             self._log_scales(engine, task, losses)
             self._first = False
-        self._watch.add(losses, engine.state.epoch, engine.state.iteration)
+        self._watch.add({TASK_LOSS: task, **losses}, engine.state.epoch, engine.state.iteration)
         output[LOSS] = task * self.task_weight + self.distiller.total(losses, engine.state.epoch).to(task.device)
-        output["task_loss"] = task.detach()
+        output[TASK_LOSS] = task.detach()
         output.update({name: value.detach() for name, value in losses.items()})
+
+    def _skip(self) -> None:
+        """Of a step that another run has done; its images are taken from the loader all the same."""
+        if self._unlabelled is not None:
+            next(self._unlabelled)
 
     def _start(self, engine: Engine) -> None:
         self.module.to(_device(engine))
@@ -130,7 +143,7 @@ class DistillationHandler:
             )
         _check_optimised(engine, self.distiller)
         self._first = True
-        self._watch = _FiniteWatch()
+        self._watch = FiniteWatch(_refuse)
         if self._taps is not None:  # of a run that an error ended
             self._taps.close()
         self._taps = FeatureTaps(engine.network, self.distiller.student_taps)  # type: ignore[attr-defined]
@@ -155,6 +168,10 @@ class DistillationHandler:
 
     def _check_finite(self, engine: Engine) -> None:
         self._watch.check(wait=False)
+
+    def _check_epoch(self, engine: Engine) -> None:
+        """Before the epoch is validated and stored."""
+        self._watch.check(wait=True)
 
     def _check_updated(self, engine: Engine) -> None:
         for name, teacher in self.distiller.teachers.items():
@@ -216,41 +233,16 @@ class DistillationHandler:
             )
 
 
-class _FiniteWatch:
-    """Watches terms for NaN and infinity without making the host wait for an accelerator.
-
-    On the CPU a term is checked at once, before it reaches a weight. On an accelerator the flags are copied while
-    training goes on and read as soon as they have arrived, an iteration or two later.
-    """
-
-    def __init__(self) -> None:
-        self._pending: list[tuple[Tensor, list[str], Any, int, int]] = []
-
-    def add(self, losses: Mapping[str, Tensor], epoch: int, iteration: int) -> None:
-        finite = torch.isfinite(torch.stack([value.detach() for value in losses.values()]))
-        arrived = None
-        if finite.is_cuda:
-            host = torch.empty(finite.shape, dtype=torch.bool, pin_memory=True)
-            host.copy_(finite, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
-            finite = host
-        self._pending.append((finite, list(losses), arrived, epoch, iteration))
-        self.check(wait=False)
-
-    def check(self, wait: bool) -> None:
-        while self._pending:
-            finite, names, arrived, epoch, iteration = self._pending[0]
-            if arrived is not None and not wait and not arrived.query():
-                return
-            self._pending.pop(0)
-            bad = [name for name, fine in zip(names, finite.tolist()) if not fine]
-            if bad:
-                raise NonFiniteTermError(
-                    f"distillation term {', '.join(repr(name) for name in bad)} is not finite in epoch {epoch}, "
-                    f"iteration {iteration}. Look at the images and the outputs of teacher and student of that batch; "
-                    "a lower weight or learning rate, or gradient clipping, is the usual cure."
-                )
+def _refuse(names: list[str], epoch: int, iteration: int) -> NonFiniteLossError:
+    if names == [TASK_LOSS]:
+        return refuse_loss(names, epoch, iteration)
+    terms = ", ".join(repr(name) for name in names if name != TASK_LOSS)
+    are = "and the task loss are" if TASK_LOSS in names else "is"
+    return NonFiniteTermError(
+        f"distillation term {terms} {are} not finite in epoch {epoch}, iteration {iteration}. Look at the images and "
+        "the outputs of teacher and student of that batch; a lower weight or learning rate, or gradient clipping, is "
+        "the usual cure."
+    )
 
 
 def _visible(logger: logging.Logger) -> logging.Logger:

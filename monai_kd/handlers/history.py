@@ -9,11 +9,14 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import Tensor
 
 from monai_kd._files import remove_leftovers, write_whole
-from monai_kd._processes import rank
+from monai_kd._processes import processes, rank
+from monai_kd.handlers._half_epochs import carry
 from monai_kd.handlers.log_terms import is_loss
 
 __all__ = ["SaveHistory"]
@@ -24,10 +27,11 @@ class SaveHistory:
 
     Columns are ``epoch``, the losses of the trainer's output ("loss", "task_loss", each distillation term) and the
     validator's metrics, empty in epochs without validation. Means are gathered on the device, without waiting for it in
-    an iteration. The file is written whole after each epoch, by the first process and of its own losses. A resumed run
-    goes on with the rows of the file up to the epoch that it resumes from.
+    an iteration. The file is written whole after each epoch. A resumed run goes on with the rows of the file up to the
+    epoch that it resumes from, and within an epoch with its sums.
 
-    Give it behind the ``ValidationHandler``.
+    Give it behind the ``ValidationHandler``, and where there are several processes to the trainers of all: losses are
+    averaged over them, the first one writes.
 
     Args:
         path: of the CSV file; its folder is made if it does not exist.
@@ -56,10 +60,19 @@ class SaveHistory:
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI trainer, behind the validation."""
+        carry(engine, f"sums of {self.path.name}", self)
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.EPOCH_STARTED, self._reset)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the epoch so far."""
+        return {"iterations": self._iterations, "sums": self._sums}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on summing there."""
+        self._iterations, self._sums = state["iterations"], dict(state["sums"])
 
     def _begin(self, engine: Engine) -> None:
         """Take over the rows of a run that this one resumes."""
@@ -85,10 +98,11 @@ class SaveHistory:
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def _write(self, engine: Engine) -> None:
+        means = self._means(engine)
         if rank() != 0:
             return
         row = {"epoch": str(engine.state.epoch)}
-        row |= {name: f"{float(total) / self._iterations:.6g}" for name, total in self._sums.items()}
+        row |= {name: f"{value:.6g}" for name, value in means.items()}
         if self.validator is not None and self.validator.state.epoch == engine.state.epoch:
             row |= {
                 name: f"{float(value):.6g}" for name, value in self.validator.state.metrics.items() if _is_number(value)
@@ -101,6 +115,16 @@ class SaveHistory:
         writer.writerows(self._rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, text.getvalue())
+
+    def _means(self, engine: Engine) -> dict[str, float]:
+        """Of this epoch, over the iterations and the processes."""
+        means = {name: float(total) / self._iterations for name, total in self._sums.items()}
+        if processes() > 1:
+            device = engine.state.device  # type: ignore[attr-defined]  # of MONAI's engines
+            values = torch.tensor(list(means.values()), dtype=torch.float64, device=device)
+            dist.all_reduce(values)
+            means = dict(zip(means, (values / processes()).tolist()))
+        return means
 
 
 def _is_number(value: Any) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from monai_kd._processes import alone, processes, share
 from monai_kd.labelled import HAS_LABEL, labelled_items, select_items
 
 __all__ = ["LabelledItemsHandler"]
@@ -21,7 +21,8 @@ class LabelledItemsHandler:
     Attach it to an unmodified ``SupervisedTrainer`` whose batches hold booleans (B,) under ``has_label_key``
     (``monai_kd.data.FillMissingLabeld`` writes them). Without that key, or when all items are labelled, nothing
     changes. A batch without any label has a task loss of 0. In several processes, each one's loss is weighted by its
-    share of labelled items, so that the average over processes is the loss of the global batch.
+    share of labelled items, so that the average over processes is the loss of the global batch where that is a mean
+    over items (a Dice over the whole batch is none, nor a mean by class weights).
 
     Args:
         has_label_key: batch key of the booleans.
@@ -67,22 +68,16 @@ class _LabelledLoss:
             return self.loss(prediction, target)
         device = _first_tensor(prediction).device
         index = labelled_items(flags, device)
-        if index is None:
-            value = self.loss(prediction, target)
-            count = len(flags)
-        elif index.numel() == 0:
-            # Connected to every output, so that each process of several still reaches all gradients.
-            value, count = _connected_zero(prediction), 0
-        else:
-            value, count = self.loss(select_items(prediction, index), select_items(target, index)), index.numel()
-        return value * _share(count, device) if dist.is_available() and dist.is_initialized() else value
-
-
-def _share(count: int, device: torch.device) -> Tensor:
-    """This process's labelled items against the average of all processes."""
-    total = torch.full((), float(count), device=device)
-    dist.all_reduce(total)
-    return count * dist.get_world_size() / total.clamp(min=1)
+        with alone():  # a process without labelled items does not come to the loss
+            if index is None:
+                value = self.loss(prediction, target)
+                count = len(flags)
+            elif index.numel() == 0:
+                # Connected to every output, so that each process of several still reaches all gradients.
+                value, count = _connected_zero(prediction), 0
+            else:
+                value, count = self.loss(select_items(prediction, index), select_items(target, index)), index.numel()
+        return value * share(torch.tensor(float(count), device=device)) if processes() > 1 else value
 
 
 def _connected_zero(prediction: Any) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from monai_kd._files import write_whole
 from monai_kd._processes import processes, rank
+from monai_kd._tables import as_text
 from monai_kd.metrics.classification import as_index, as_row, check_probabilities
 
 __all__ = ["SavePredictions"]
@@ -137,7 +138,7 @@ class SavePredictions:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["image", "class", *(["label"] if labelled else []), *self.class_names])
-        names = numbered([_as_text(_below(name, self.root)) for name in names])
+        names = numbered([as_text(_below(name, self.root)) for name in names])
         for name, row, label in zip(names, probabilities, labels):
             true = [self.class_names[label] if label != _NO_LABEL else ""] if labelled else []
             predicted = self.class_names[int(np.argmax(row))]
@@ -194,7 +195,3 @@ def _below(name: str, root: str | Path | None) -> str:
     path = Path(os.path.abspath(name))
     folder = None if root is None else Path(os.path.abspath(root))
     return path.relative_to(folder).as_posix() if folder is not None and path.is_relative_to(folder) else name
-
-
-def _as_text(name: str) -> str:
-    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else name

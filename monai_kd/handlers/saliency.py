@@ -20,7 +20,7 @@ from monai.visualize.visualizer import default_upsampler
 from PIL import Image
 from torch import Tensor, nn
 
-from monai_kd._files import save_whole
+from monai_kd._files import inside, save_whole
 from monai_kd._processes import rank
 from monai_kd.handlers.predictions import image_file, output_items
 from monai_kd.metrics.classification import as_row
@@ -116,6 +116,7 @@ class SaliencyMaps:
             heat = self._heat(image, predicted)
             path = self._path(image_file(item), self.class_names[predicted])
             picture = _picture(self._displayed(image), heat)
+            inside(self.output_dir, path)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_whole(path, partial(picture.save, format="PNG"))
 

@@ -25,6 +25,7 @@ from monai_kd.losses.structure import StructureLoss
 from monai_kd.losses.symmetrical_guiding import SymmetricalGuidingLoss
 from monai_kd.losses.teacher_dice import TeacherDiceLoss
 from monai_kd.losses.teacher_fusion import MultiTeacherAttentionFusion
+from monai_kd.losses.weighted_cross_entropy import WeightedCrossEntropyLoss
 
 __all__ = [
     "AttentionSupervisionLoss",
@@ -55,4 +56,5 @@ __all__ = [
     "StructureLoss",
     "SymmetricalGuidingLoss",
     "TeacherDiceLoss",
+    "WeightedCrossEntropyLoss",
 ]

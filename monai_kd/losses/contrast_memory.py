@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from monai_kd._processes import is_alone, processes
 from monai_kd.losses._common import promote
 
 __all__ = ["ContrastMemory"]
@@ -85,8 +86,8 @@ class ContrastMemory(nn.Module):
             raise ValueError(
                 f"features of one batch, got {student.shape[0]} of the student, {teacher.shape[0]} of the teacher."
             )
-        ours = _pool(student)
-        theirs = _pool(teacher).detach().clone()  # a teacher may have run in inference mode
+        ours = _pool(student).to(self.student_head.weight.dtype)
+        theirs = _pool(teacher).to(self.teacher_head.weight.dtype).detach().clone()  # it may be of inference mode
         for features, head, name in ((ours, self.student_head, "student"), (theirs, self.teacher_head, "teacher")):
             if features.shape[1:] != (head.in_features,):
                 raise ValueError(
@@ -209,8 +210,14 @@ def _pool(features: Tensor) -> Tensor:
 
 def gather(values: Tensor) -> Tensor:
     """``values`` (n, ...) of all processes, one after the other; n must be the same in each."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if processes() == 1:
         return values
+    if is_alone():
+        raise ValueError(
+            "several processes gather what they remember, as many images of each; in a batch that says by 'has_label' "
+            "which of its images count they may differ. Leave that key out, and give the images without a label as "
+            "unlabelled_loader."
+        )
     values = values.contiguous()
     parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(parts, values)

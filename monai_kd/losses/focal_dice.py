@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from monai.losses.dice import DiceLoss
+import torch
 from monai.losses.focal_loss import FocalLoss
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
+from monai_kd._processes import sum_of_all, together
 from monai_kd.losses._common import promote
 
 
@@ -15,7 +16,8 @@ class FocalDiceLoss(nn.Module):
 
     Focal loss with gamma 2: summed over the classes, averaged over positions. Dice: without the background, sums over
     the whole batch smoothed by 1, a mean over the other classes. MONAI's ``DiceFocalLoss`` averages the focal loss over
-    classes too, and leaves the background out of both halves or of none.
+    classes too, and leaves the background out of both halves or of none. Where several processes train, the Dice's
+    sums are those of all their batches, of one size in each.
 
     For a network with several heads wrap it: ``StackedDeepSupervisionLoss(FocalDiceLoss())``.
 
@@ -30,7 +32,7 @@ class FocalDiceLoss(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.focal = FocalLoss(gamma=2.0, use_softmax=True)
-        self.dice = DiceLoss(include_background=False, softmax=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)
+        self.dice = _ForegroundDice()
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """
@@ -61,3 +63,14 @@ class FocalDiceLoss(nn.Module):
         focal: Tensor = self.focal(input, target) * classes
         dice: Tensor = self.dice(input, target.to(input.dtype))
         return 0.5 * focal + 0.5 * dice
+
+
+class _ForegroundDice(nn.Module):
+    """``1 - Dice`` of logits and one-hot labels. MONAI's ``DiceLoss`` knows the batch of its own process only."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        probability, truth = logits.softmax(dim=1)[:, 1:], target[:, 1:]
+        axes = (0, *range(2, logits.ndim))
+        sums = torch.stack([(probability * truth).sum(axes), (probability + truth).sum(axes)])
+        overlap, size = sum_of_all(sums) if together() else sums
+        return (1 - (2 * overlap + 1) / (size + 1)).mean()

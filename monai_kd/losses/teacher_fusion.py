@@ -131,13 +131,15 @@ class MultiTeacherAttentionFusion(nn.Module):
 
     def _tokens(self, teacher: Sequence[Tensor]) -> Tensor:
         """(B, K, n, d) of the teachers' maps; the clone is for teachers that ran in inference mode."""
-        maps = [resize(promote(one).detach().clone(), self.positions) for one in teacher]
+        kind = self.head.weight.dtype
+        maps = [resize(promote(one).to(kind).detach().clone(), self.positions) for one in teacher]
         tokens = [projection(one.flatten(2).mT) for projection, one in zip(self.projections, maps)]
         return self._embed(torch.stack(tokens, dim=1))
 
     def _queries(self, student: Tensor | None) -> Tensor:
         """(B, K, n, d) of the student's map: in the place of each teacher's."""
-        return self._embed(promote(self.check_student(student)).detach().flatten(2).mT.unsqueeze(1))
+        ours = promote(self.check_student(student)).to(self.head.weight.dtype)
+        return self._embed(ours.detach().flatten(2).mT.unsqueeze(1))
 
     def _embed(self, x: Tensor) -> Tensor:
         return self._normalize(x) + self.teacher_embedding + self.position_embedding

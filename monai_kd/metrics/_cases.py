@@ -17,6 +17,7 @@ from torch import Tensor
 
 from monai_kd._files import write_whole
 from monai_kd._processes import processes, rank
+from monai_kd._tables import as_text
 
 Array = NDArray[np.float64]
 
@@ -87,7 +88,7 @@ def write_table(path: Path, head: list[str], names: Iterable[str], rows: Iterabl
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     for name, values in zip(names, rows):
-        writer.writerow([name, *("" if math.isnan(value) else f"{value:.10g}" for value in values)])
+        writer.writerow([as_text(name), *("" if math.isnan(value) else f"{value:.10g}" for value in values)])
     write_whole(path, text.getvalue())
 
 

@@ -18,7 +18,9 @@ _CLASSIFIERS = ("classifier.", "class_layers.")
 _LAYER = re.compile(r"(\.denselayer\d+)\.(norm|conv)\.?([12])\.")  # of old files: denselayer1.norm.1.weight
 
 
-def load_densenet_weights(network: nn.Module, checkpoint: str | Path | Mapping[str, Any]) -> nn.Module:
+def load_densenet_weights(
+    network: nn.Module, checkpoint: str | Path | Mapping[str, Any], sha256: str | None = None
+) -> nn.Module:
     """Fill the DenseNet of ``network`` from an ImageNet classifier as torchvision publishes it (``densenet121-*.pth``).
 
     MONAI names the layers otherwise; its own ``pretrained=True`` needs a network connection and passes over entries
@@ -29,6 +31,7 @@ def load_densenet_weights(network: nn.Module, checkpoint: str | Path | Mapping[s
             or a network with one such in it.
         checkpoint: the file, or its state dict. The classifier is left out; everything else must fit. Counters of
             batches, which old files do not have, may be missing and then stay.
+        sha256: that the file must have, ``None`` for no check.
 
     Returns:
         ``network``.
@@ -36,8 +39,8 @@ def load_densenet_weights(network: nn.Module, checkpoint: str | Path | Mapping[s
     Raises:
         TypeError: no DenseNet, or several of them.
         FileNotFoundError: no such file.
-        CheckpointError: an entry is missing, unknown or of another shape; the message names it in MONAI's layout. The
-            network is left untouched.
+        CheckpointError: another file than ``sha256`` says; an entry is missing, unknown or of another shape, named in
+            MONAI's layout. The network is left untouched.
 
     Example:
         >>> network = DenseNet(2, in_channels=3, out_channels=5, init_features=8, growth_rate=4, block_config=(1, 1))
@@ -53,7 +56,7 @@ def load_densenet_weights(network: nn.Module, checkpoint: str | Path | Mapping[s
         )
     published = {
         _LAYER.sub(r"\1.layers.\2\3.", name): value
-        for name, value in read_state_dict(checkpoint).items()
+        for name, value in read_state_dict(checkpoint, sha256=sha256).items()
         if not name.startswith(_CLASSIFIERS)
     }
     own = {

@@ -22,7 +22,10 @@ _DISTILL_TOKEN = "DFLT_module.distill_token"  # noqa: S105
 
 
 def load_hdkd_weights(
-    network: HDKDStudent, checkpoint: str | Path | Mapping[str, Any], img_size: int | Sequence[int] | None = None
+    network: HDKDStudent,
+    checkpoint: str | Path | Mapping[str, Any],
+    img_size: int | Sequence[int] | None = None,
+    sha256: str | None = None,
 ) -> HDKDStudent:
     """Fill ``network`` from a checkpoint of an :class:`HDKDStudent` or of the released code, trained at any image size.
 
@@ -35,6 +38,7 @@ def load_hdkd_weights(
         checkpoint: the file, or its state dict.
         img_size: size of the images that the checkpoint was trained with; ``None`` if they were square (cubic), or as
             those of ``network``.
+        sha256: that the file must have, ``None`` for no check.
 
     Returns:
         ``network``.
@@ -42,8 +46,8 @@ def load_hdkd_weights(
     Raises:
         TypeError: not an ``HDKDStudent``.
         FileNotFoundError: no such file.
-        CheckpointError: an entry is missing, unknown or of another shape, or the position embedding is not of the
-            image size.
+        CheckpointError: another file than ``sha256`` says; an entry is missing, unknown or of another shape, or the
+            position embedding is not of the image size.
 
     Example:
         >>> small, large = (HDKDStudent(2, 1, 2, s, (4, 4, 4, 8), (1, 1, 1, 1), 1, 4) for s in (32, 64))
@@ -52,7 +56,7 @@ def load_hdkd_weights(
     """
     if not isinstance(network, HDKDStudent):
         raise TypeError(f"expected an HDKDStudent, got {type(network).__name__}.")
-    state = read_state_dict(checkpoint)
+    state = read_state_dict(checkpoint, sha256=sha256)
     positions, own = state.get(_POSITIONS), network.DFLT_module.pos_embedding
     special = 2 if _DISTILL_TOKEN in state else 1
     if (

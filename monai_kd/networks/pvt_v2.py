@@ -140,20 +140,24 @@ def pvt_v2(name: str, **overrides: Any) -> PVTv2:
     return PVTv2(**{**PVT_V2_PRESETS[name], **overrides})
 
 
-def load_backbone(network: nn.Module, checkpoint: str | Path | Mapping[str, Any]) -> nn.Module:
+def load_backbone(
+    network: nn.Module, checkpoint: str | Path | Mapping[str, Any], sha256: str | None = None
+) -> nn.Module:
     """Fill the PVTv2 of ``network`` from a released ImageNet classifier (``pvt_v2_b*.pth``).
 
     Args:
         network: a :class:`PVTv2`, or a network with one as its ``backbone``.
         checkpoint: the released file, or its state dict; the classifier's two entries (``head.weight``, ``head.bias``)
             are left out, everything else must fit.
+        sha256: that the file must have, ``None`` for no check.
 
     Returns:
         ``network``.
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: an entry is missing, unknown or of another shape; the message names it.
+        CheckpointError: another file than ``sha256`` says; an entry is missing, unknown or of another shape, and the
+            message names it.
 
     Example:
         >>> network = pvt_v2("b0")
@@ -164,7 +168,7 @@ def load_backbone(network: nn.Module, checkpoint: str | Path | Mapping[str, Any]
     backbone = network if isinstance(network, PVTv2) else getattr(network, "backbone", None)
     if not isinstance(backbone, PVTv2):
         raise TypeError(f"expected a PVTv2 or a network with one as its backbone, got {type(network).__name__}.")
-    weights = {k: v for k, v in read_state_dict(checkpoint).items() if k not in CLASSIFIER_KEYS}
+    weights = {k: v for k, v in read_state_dict(checkpoint, sha256=sha256).items() if k not in CLASSIFIER_KEYS}
     load_weights(backbone, weights)
     return network
 

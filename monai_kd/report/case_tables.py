@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_kd.report._stored import read_rows
 from monai_kd.report.statistics import Array, CaseScores
 
 __all__ = ["CaseTable", "case_scores", "read_cases"]
@@ -109,10 +110,9 @@ def read_cases(folder: Path, network: str) -> CaseTable | None:
     """
     for ending, parse in ((".cases.csv", _segmentation), (".predictions.csv", _classification)):
         path = folder / f"{network}{ending}"
-        if not path.is_file():
+        if not os.path.lexists(path):
             continue
-        with path.open(newline="", encoding="utf-8") as file:
-            head, *rows = list(csv.reader(file)) or [[]]
+        head, *rows = read_rows(path) or [[]]
         names = [row[0] for row in rows if row]
         if not names or len(set(names)) != len(names):
             twice = next((name for name in names if names.count(name) > 1), None)
@@ -126,6 +126,10 @@ def read_cases(folder: Path, network: str) -> CaseTable | None:
 
 def _segmentation(names: tuple[str, ...], head: list[str], rows: list[list[str]]) -> CaseTable:
     values = np.array([[float(cell) if cell else math.nan for cell in row[1:]] for row in rows]).reshape(len(rows), -1)
+    if np.isinf(values).any():
+        raise ValueError("a score is infinite")
+    if len(set(head)) != len(head):
+        raise ValueError(f"two columns have one name: {', '.join(head)[:200]}")
     return CaseTable(names, dict(zip(head[1:], values.T, strict=True)))
 
 

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from monai_kd._files import write_whole
+from monai_kd.report._stored import expect, measured, read_object
 from monai_kd.taps import dry_run, unwrap, zeros_like_input
 
 __all__ = ["Cost", "SideBySide", "costs_side_by_side", "load_costs", "network_cost", "peak_memory", "save_costs"]
@@ -163,14 +164,21 @@ def save_costs(root: str | Path, costs: Mapping[str, SideBySide], device: str, r
 
 
 def load_costs(root: str | Path) -> tuple[dict[str, SideBySide], str] | None:
-    """The stored costs of a comparison and how they were measured, in words; ``None`` where nothing is stored."""
+    """The stored costs of a comparison and how they were measured, in words; ``None`` where nothing is stored.
+
+    Raises:
+        ValueError: the file cannot be read, or is not as :func:`save_costs` writes it.
+    """
     path = Path(root) / COSTS
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = read_object(path)
+    missing = {"device", "processor", "threads", "rounds", "networks"} - raw.keys()
+    expect(not missing, path, f"it lacks {', '.join(sorted(missing))}", sorted(raw))
+    expect(isinstance(raw["networks"], dict), path, "'networks' are costs by name", raw["networks"])
     threads = f"{raw['threads']} thread" + "s" * (raw["threads"] != 1)
     how = f"{raw['device']}, {raw['processor']}, {threads}; median of {raw['rounds']} passes in turns"
-    return {name: SideBySide(**cost) for name, cost in raw["networks"].items()}, how
+    return {name: measured(SideBySide, cost, path, f"'{name}'") for name, cost in raw["networks"].items()}, how
 
 
 def _members(network: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:

@@ -12,11 +12,13 @@ from typing import Any
 from torch import nn
 
 from monai_kd._files import write_whole
+from monai_kd.report._stored import expect, is_count, is_number, measured, read_object
 from monai_kd.report.cost import Cost, network_cost
 
 __all__ = ["Evaluation", "load_evaluations", "save_evaluation"]
 
 _SUFFIX = ".evaluation.json"
+_KEYS = {"name", "scores", "cases", "cost", "input_shape"}
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,32 @@ def load_evaluations(directory: str | Path) -> dict[str, Evaluation]:
 
     Raises:
         FileNotFoundError: none is there.
+        ValueError: one cannot be read, or is not as :func:`save_evaluation` writes it.
     """
-    found = {}
-    for path in sorted(Path(directory).rglob(f"*{_SUFFIX}")):
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        shape = tuple(raw.pop("input_shape"))
-        scores = {key: math.nan if value is None else value for key, value in raw["scores"].items()}
-        found[raw["name"]] = Evaluation(**{**raw, "scores": scores, "cost": Cost(**raw["cost"])}, input_shape=shape)
+    every = (_read(path) for path in sorted(Path(directory).rglob(f"*{_SUFFIX}")))
+    found = {one.name: one for one in every}
     if not found:
         raise FileNotFoundError(f"no *{_SUFFIX} below '{directory}'; run the bundle's evaluate.json first.")
     return found
+
+
+def _read(path: Path) -> Evaluation:
+    raw = read_object(path)
+    expect(raw.keys() == _KEYS, path, f"it has {', '.join(sorted(_KEYS))}", sorted(raw))
+    expect(_is_name(raw["name"]), path, "'name' is a file's name", raw["name"])
+    scores, shape = raw["scores"], raw["input_shape"]
+    right = isinstance(scores, dict) and scores and all(one is None or is_number(one) for one in scores.values())
+    expect(right, path, "'scores' are numbers by name, null for none", scores)
+    expect(is_count(raw["cases"]), path, "'cases' is a whole number from 0", raw["cases"])
+    right = isinstance(shape, list) and len(shape) > 1 and all(is_count(size) and size > 0 for size in shape)
+    expect(right, path, "'input_shape' has whole numbers from 1", shape)
+    known = {key: math.nan if value is None else float(value) for key, value in scores.items()}
+    cost = measured(Cost, raw["cost"], path, "'cost'")
+    return Evaluation(raw["name"], known, raw["cases"], cost, tuple(shape))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value not in ("", ".", "..") and not set(value) & set("/\\\0")
 
 
 def _is_number(value: Any) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_kd.report._stored import expect, read_object, read_rows
 from monai_kd.report.case_tables import CaseTable, read_cases
 from monai_kd.report.evaluation import Evaluation, load_evaluations
 
@@ -118,9 +118,13 @@ def load_study(root: str | Path) -> Study:
     about = _read_json(root / "study.json", "give the folder that a comparison was written to")
     if missing_keys := [key for key in ("score", "seeds", "networks") if key not in about]:
         raise ValueError(f"'{root / 'study.json'}' has no {missing_keys}; it has {sorted(about)}.")
+    _check_about(root / "study.json", about)
     score = str(about["score"])
     if _ERROR.match(score):
-        raise ValueError(f"'{score}' is an error, lower is better; networks are compared in a score such as a Dice.")
+        raise ValueError(
+            f"'{root / 'study.json'}': '{score}' is an error, lower is better; networks are compared in a score such "
+            "as a Dice."
+        )
     roles = _roles(about["networks"])
     networks, missing = [], []
     for name, role in sorted(roles.items(), key=lambda item: ROLES.index(item[1])):
@@ -137,6 +141,15 @@ def load_study(root: str | Path) -> Study:
         _check_score(run, score)
     networks, left_out = _align(networks)
     return Study(root, about, score, tuple(networks), tuple(missing), left_out, _absent(networks))
+
+
+def _check_about(path: Path, about: Mapping[str, Any]) -> None:
+    expect(isinstance(about["score"], str), path, "'score' is a name", about["score"])
+    networks = about["networks"]
+    right = isinstance(networks, Mapping) and all(isinstance(one, Mapping) for one in networks.values())
+    expect(right, path, "'networks' are objects by name", networks)
+    outside = [name for name in networks if Path(name).name != name]
+    expect(not outside, path, "the name of a network is that of its folder", outside)
 
 
 def _roles(networks: Mapping[str, Any]) -> dict[str, str]:
@@ -199,7 +212,10 @@ def _align(networks: list[Network]) -> tuple[list[Network], dict[str, tuple[str,
     lacking = {name: tuple(run.name for run, known in zip(runs, sets) if name not in known) for name in every}
     shared = [name for name, lackers in lacking.items() if not lackers]
     if not shared:
-        raise ValueError("the runs have no test case in common; were they evaluated on one test split?")
+        raise ValueError(
+            f"the runs have no test case in common; were {', '.join(run.name for run in runs)} evaluated on "
+            "one test split?"
+        )
     aligned = {run.name: table.take(shared) for run, table in zip(runs, tables)}
     first = aligned[runs[0].name]
     for run in runs:
@@ -217,26 +233,21 @@ def _absent(networks: Iterable[Network]) -> tuple[str, ...]:
 
 
 def _history(path: Path) -> dict[str, list[float | None]]:
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    columns = [] if not rows else [name for name in rows[0] if name]
-    return {name: [_number(row[name]) for row in rows] for name in columns}
+    head, *rows = [row for row in read_rows(path) if row] or [[]]
+    try:
+        return {name: list(map(_number, column)) for name, *column in zip(head, *rows, strict=True) if rows and name}
+    except ValueError as error:
+        raise ValueError(f"'{path}' cannot be read: {error}.") from None
 
 
-def _number(text: str | None) -> float | None:
+def _number(text: str) -> float | None:
     value = float(text) if text else math.nan
     return value if math.isfinite(value) else None
 
 
 def _read_json(path: Path, advice: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no '{path}'; {advice}.") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"'{path}' is no JSON: {error}.") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"'{path}' holds a {type(found).__name__}, not an object.")
-    return found
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"no '{path}'; {advice}.")
+    return read_object(path)

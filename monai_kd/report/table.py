@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from monai_kd.report.evaluation import Evaluation
+from monai_kd.report.words import cell
 
 __all__ = ["NO_INTERVAL", "comparison_table", "gap_closed"]
 
@@ -49,13 +50,13 @@ def comparison_table(evaluations: Mapping[str, Evaluation], score: str, others: 
         if missing := [key for key in (score, *others) if key not in one.scores]:
             raise KeyError(f"'{name}' has no score {missing}; it has {sorted(one.scores)}.")
     order = sorted(evaluations, key=lambda name: (name != TEACHER, name != BASELINE, name))
-    head = ["model", score, *others, "parameters", "GMAC", "ms per frame", "gap closed"]
+    head = ["model", cell(score), *map(cell, others), "parameters", "GMAC", "ms per frame", "gap closed"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name in order:
         one = evaluations[name]
         rows.append(
             [
-                name,
+                cell(name),
                 *(f"{one.scores[key]:.4f}" for key in (score, *others)),
                 f"{one.cost.parameters:,}",
                 f"{one.cost.gmac:.3f}",
@@ -66,7 +67,7 @@ def comparison_table(evaluations: Mapping[str, Evaluation], score: str, others: 
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = []
     for index, row in enumerate(rows):
-        cells = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        cells = [text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths))]
         if index == 1:
             cells = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
         lines.append("| " + " | ".join(cells) + " |")

@@ -24,9 +24,9 @@ def decide(
             more of them than a label map can hold; a softmax of one; or a threshold that is no probability.
     """
     if export.out_channels == 1:
-        threshold = 0.5 if threshold is None else float(threshold)
-        if not 0 < threshold < 1:
-            raise ExportError(f"the threshold of '{export.folder}' must be between 0 and 1, got {threshold}.")
+        threshold = 0.5 if threshold is None else threshold
+        if not isinstance(threshold, int | float) or not 0 < threshold < 1:
+            raise ExportError(f"the threshold of '{export.folder}' must be between 0 and 1, got {threshold!r}.")
         if export.activation == "softmax":
             raise ExportError("softmax over 1 channel is constant; export the bundle again with a sigmoid.")
         cut = np.float32(threshold) if activated else _before_activation(export, threshold)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from monai_kd._files import digest_of
+from monai_kd._json import read_json
 
 __all__ = ["ExportDescription", "ExportError", "read_export", "reading_pipeline"]
 
@@ -82,7 +83,10 @@ def read_export(folder: str | Path) -> ExportDescription:
     if not path.is_file():
         raise FileNotFoundError(f"'{root}' has no export.json; give the folder that 'monai-kd export' has written.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
+    except ValueError as error:
+        raise ExportError(f"{str(error).rstrip('.')}: it cannot be read; {_AGAIN}.") from None
+    try:
         source, target = content["input"], content["output"]
         found = ExportDescription(
             folder=root,
@@ -114,6 +118,8 @@ def read_export(folder: str | Path) -> ExportDescription:
         if value not in known:
             names = ", ".join(str(name) for name in known)
             raise ExportError(f"'{path}' has the {what} {value!r}; known are {names}. Update monai_kd, or {_AGAIN}.")
+    if not isinstance(found.pipeline, Mapping | None):
+        raise ExportError(f"'{path}' has a {type(found.pipeline).__name__} as its pipeline; {_AGAIN}.")
     _check_files(root, str(content["file"]), found.format, checksums)
     return found
 
@@ -148,8 +154,5 @@ def _check_files(root: Path, file: str, form: str, checksums: Mapping[str, str])
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return digest_of(file)

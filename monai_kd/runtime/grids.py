@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ __all__ = ["Cells", "Grid", "make_grid"]
 _SAME = 1e-3
 # A grid whose axes are not at right angles is one of its own; rounded affines differ by less than this, in voxels.
 _SHEAR = 0.05
+_MOST = 1 << 32  # voxels of a grid
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def make_grid(
         spacing: in mm, in the order of the grid's axes; a number not above 0 keeps the volume's, ``None`` keeps all.
 
     Raises:
-        ValueError: the affine is no affine of three axes at right angles.
+        ValueError: the affine is no affine of three axes at right angles, or the grid would have too many voxels.
 
     Example:
         >>> grid = make_grid((4, 8, 2), np.diag([-1.0, 1.0, 5.0, 1.0]), "RAS", (2.0, 2.0, 2.5))
@@ -127,6 +129,11 @@ def make_grid(
     source = affine @ inv_ornt_aff(turn, tuple(shape))
     size = np.asarray(shape)[order]
     target, new_size = _resampled(source, size, spacing)
+    if (voxels := math.prod(new_size.tolist())) > _MOST or min(new_size) < 1:
+        raise ValueError(
+            f"the volume would have {voxels:.3g} voxels at the network's spacing, the most are {_MOST:.3g}; is its own "
+            "spacing right?"
+        )
     forth, back = np.linalg.solve(source, target), np.linalg.solve(target, source)
     for matrix, reach in ((forth, new_size), (back, size)):
         away = np.abs(matrix[:3, :3] - np.diag(np.diag(matrix)[:3])) @ reach

@@ -37,11 +37,17 @@ def apply_intensity(volume: np.ndarray, operations: Sequence[Operation]) -> np.n
 def check_intensity(operations: Sequence[Operation]) -> None:
     """Raise ``ValueError`` unless all operations are known and have their numbers."""
     for operation in operations:
-        name = operation.get("op")
-        if name not in _OPERATIONS:
+        name = operation.get("op") if isinstance(operation, Mapping) else None
+        if not isinstance(name, str) or name not in _OPERATIONS:
             raise ValueError(f"unknown intensity operation {name!r}; known are {', '.join(_OPERATIONS)}.")
-        if missing := [key for key in _OPERATIONS[name][1] if not isinstance(operation.get(key), (int, float))]:
+        if missing := [key for key in _OPERATIONS[name][1] if not _is_number(operation.get(key))]:
             raise ValueError(f"the intensity operation {name!r} needs the number {', '.join(missing)}.")
+        if name == "clip" and operation["min"] > operation["max"]:
+            raise ValueError(f"clip needs a min below its max, got {operation['min']} and {operation['max']}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
 def _clip(volume: np.ndarray, operation: Operation) -> None:

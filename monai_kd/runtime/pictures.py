@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from monai_kd._files import save_whole
+from monai_kd._pictures import read_picture
 from monai_kd.runtime.decisions import activate, decide, probabilities
 from monai_kd.runtime.description import ExportError, reading_pipeline
 from monai_kd.runtime.exported import ExportedModel
@@ -60,8 +61,8 @@ class PictureStudent:
             self._read(pipeline)
         if self._size != export.spatial_shape or len(self._mean) != export.in_channels:
             raise ExportError(
-                f"the network was exported for {export.in_channels} channels of {export.spatial_shape}, its pipeline "
-                f"gives {len(self._mean)} of {self._size}; export the bundle again."
+                f"the network of '{export.folder}' was exported for {export.in_channels} channels of "
+                f"{export.spatial_shape}, its pipeline gives {len(self._mean)} of {self._size}; export it again."
             )
         if not self.classifies:
             self._activated = bool(pipeline.get("activated", False))
@@ -79,7 +80,7 @@ class PictureStudent:
             OSError: the file cannot be read.
             ValueError: it is no picture, or one of a mode that the bundle does not convert.
         """
-        with Image.open(path, formats=_FORMATS) as file:
+        with read_picture(path, _FORMATS) as file:
             if not self._converts and file.mode != self._channels:
                 raise ValueError(
                     f"a picture of mode {file.mode}; the bundle reads those of mode {self._channels} and converts "
@@ -138,10 +139,12 @@ class PictureStudent:
         self._whole = pipeline.get("cast") == "uint8"  # values lose their fraction after the resizing
         self._foreground = np.uint8(pipeline.get("foreground") or 255)
         height, width = pipeline["size"]
-        self._size = (int(height), int(width))
+        if not isinstance(height, int) or not isinstance(width, int):
+            raise ValueError(f"size must be two whole numbers, got {pipeline['size']}")
+        self._size = (height, width)
         self._mean = np.asarray(pipeline["mean"], dtype=np.float32)
         self._std = np.asarray(pipeline["std"], dtype=np.float32)
         if self._mean.shape != (_CHANNELS[self._channels],) or self._std.shape != self._mean.shape:
             raise ValueError(f"mean and std must have {_CHANNELS[self._channels]} numbers, one a channel")
-        if not (self._std > 0).all():
-            raise ValueError(f"std must be positive, got {self._std.tolist()}")
+        if not (np.isfinite(self._mean) & np.isfinite(self._std) & (self._std > 0)).all():
+            raise ValueError(f"std must be positive, mean and std finite, got {pipeline['mean']} and {pipeline['std']}")

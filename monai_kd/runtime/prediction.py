@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from monai_kd._files import write_whole
+from monai_kd._files import inside, write_whole
+from monai_kd._tables import as_text
 from monai_kd.runtime.description import ExportError
 from monai_kd.runtime.exported import ExportedModel
 from monai_kd.runtime.pictures import PictureStudent
@@ -86,8 +87,7 @@ def predict(
     targets = _targets(cases, base, folder, student, result)
 
     def save(case: Path, mask: np.ndarray, loaded: Any) -> None:
-        if not targets[case].parent.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"'{targets[case]}' would lie outside the output folder (a link?)")
+        inside(folder, targets[case])
         targets[case].parent.mkdir(parents=True, exist_ok=True)
         student.save(mask, loaded, targets[case])
         result.written[case] = targets[case]
@@ -261,11 +261,6 @@ def _table(rows: dict[Path, np.ndarray], base: Path, names: tuple[str, ...]) -> 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "class", *names])
     for case, row in rows.items():
-        name = _as_text(case.relative_to(base).as_posix())
+        name = as_text(case.relative_to(base).as_posix())
         writer.writerow([name, names[int(row.argmax())], *(f"{value:.6g}" for value in row)])
     return text.getvalue()
-
-
-def _as_text(name: str) -> str:
-    """A name that a spreadsheet does not take for a formula."""
-    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else name

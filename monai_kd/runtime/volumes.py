@@ -86,8 +86,8 @@ class VolumeStudent:
             self._read(pipeline)
         if self._roi != export.spatial_shape:
             raise ExportError(
-                f"the network was exported for {export.spatial_shape}, its windows are {self._roi}; export the bundle "
-                "again."
+                f"the network of '{export.folder}' was exported for {export.spatial_shape}, its windows are "
+                f"{self._roi}; export the bundle again."
             )
         if coarse_spacing is not None and not coarse_spacing > 0:
             raise ValueError(f"coarse_spacing must be a positive number of mm, got {coarse_spacing}.")
@@ -161,15 +161,24 @@ class VolumeStudent:
         if pipeline["kind"] != "volume":
             raise ValueError(f"expected the kind 'volume', got {pipeline['kind']!r}")
         self._orientation = pipeline["orientation"]
+        if self._orientation is not None and not _is_orientation(self._orientation):
+            raise ValueError(f"orientation must be one such as 'RAS', got {self._orientation!r}")
         self._spacing = None if pipeline["spacing"] is None else [float(mm) for mm in pipeline["spacing"]]
+        if self._spacing is not None and (len(self._spacing) != 3 or not np.isfinite(self._spacing).all()):
+            raise ValueError(f"spacing must be three numbers, got {pipeline['spacing']}")
         self._intensity = list(pipeline["intensity"])
         check_intensity(self._intensity)
         self._by_voxel = all(operation["op"] in ("clip", "scale") for operation in self._intensity)
-        self._roi = tuple(int(size) for size in pipeline["roi_size"])
+        self._roi = tuple(pipeline["roi_size"])
+        if len(self._roi) != 3 or not all(isinstance(size, int) and size > 0 for size in self._roi):
+            raise ValueError(f"roi_size must have three numbers, whole and positive, got {list(self._roi)}")
         self._overlap, self._mode = float(pipeline["overlap"]), pipeline["mode"]
         self._pad_value = float(pipeline["pad_value"])
-        if len(self._roi) != 3:
-            raise ValueError(f"roi_size must have three numbers, got {list(self._roi)}")
+        if not 0 <= self._overlap < 1 or self._mode not in ("gaussian", "constant") or not np.isfinite(self._pad_value):
+            raise ValueError(
+                "overlap must be from 0 to below 1, mode 'gaussian' or 'constant' and pad_value finite, got "
+                f"{self._overlap}, {self._mode!r} and {self._pad_value}"
+            )
 
     def _windows(self, loaded: LoadedVolume) -> list[Box]:
         if loaded.coarse is None:
@@ -194,12 +203,18 @@ class VolumeStudent:
         channels = [grid.from_stored(channel, box) for channel in stored.channels]
         image = channels[0][None] if len(channels) == 1 else np.stack(channels)
         # Scaled here, where there are fewer voxels: interpolation does not mind.
-        if (stored.slope, stored.intercept) != (1.0, 0.0):
+        if scaled := (stored.slope, stored.intercept) != (1.0, 0.0):
             image *= np.float32(stored.slope)
             image += np.float32(stored.intercept)
-        if stored.channels[0].dtype.kind == "f" and not np.isfinite(image).all():
+        if (scaled or stored.channels[0].dtype.kind == "f") and not np.isfinite(image).all():
             raise ValueError("it holds values that are not finite; replace them")
         return apply_intensity(image, self._intensity)
+
+
+def _is_orientation(code: Any) -> bool:
+    """Whether each axis of the body is named once: right or left, anterior or posterior, superior or inferior."""
+    names = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+    return isinstance(code, str) and sorted(names.get(letter, -1) for letter in code) == [0, 1, 2]
 
 
 class _Strip:

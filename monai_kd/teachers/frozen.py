@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from monai_kd.checkpoints import CheckpointError, load_weights
+from monai_kd.checkpoints import CheckpointError, check_sha256, load_weights
 from monai_kd.teachers._network import NetworkTeacher
 
 __all__ = ["FrozenTeacher"]
@@ -26,10 +26,13 @@ class FrozenTeacher(NetworkTeacher):
             modality or size).
         transform: applied to those images, (B, C, *spatial), before the network, on the device (a resize, say).
         name: said in the message when the checkpoint is refused, where there are several teachers.
+        sha256: that the file must have, as ``sha256sum`` prints it; held against it before anything in it is looked
+            at. ``None`` for no check.
 
     Raises:
         FileNotFoundError: no file at ``checkpoint``.
-        CheckpointError: the checkpoint does not fit the network.
+        CheckpointError: another file than ``sha256`` says, or one that does not fit the network.
+        ValueError: ``sha256`` is no digest, or there is no ``checkpoint``.
 
     Example:
         >>> teacher = FrozenTeacher(nn.Conv2d(1, 2, 1))
@@ -44,13 +47,15 @@ class FrozenTeacher(NetworkTeacher):
         input_key: str = "image",
         transform: Callable[[Tensor], Tensor] | None = None,
         name: str = "",
+        sha256: str | None = None,
     ) -> None:
         super().__init__(input_key, transform)
         if not isinstance(network, nn.Module):
             raise TypeError(f"the teacher's network must be a torch.nn.Module, got {type(network).__name__}.")
+        check_sha256(sha256, checkpoint)
         if checkpoint is not None:
             try:
-                load_weights(network, checkpoint)
+                load_weights(network, checkpoint, sha256=sha256)
             except (FileNotFoundError, CheckpointError) as error:
                 raise type(error)(f"teacher '{name}': {error}" if name else str(error)) from None
         # In a tuple, so that the network is no child: its weights stay out of parameters() and state_dict().

@@ -8,7 +8,12 @@ from typing import Any
 __all__ = ["components", "output_activation"]
 
 SIGMOID, SOFTMAX = "sigmoid", "softmax"
-_LOSSES = {"CrossEntropyLoss": SOFTMAX, "BCEWithLogitsLoss": SIGMOID, "MultiLabelSoftMarginLoss": SIGMOID}
+_LOSSES = {
+    "BCEWithLogitsLoss": SIGMOID,
+    "CrossEntropyLoss": SOFTMAX,
+    "MultiLabelSoftMarginLoss": SIGMOID,
+    "WeightedCrossEntropyLoss": SOFTMAX,
+}
 
 
 def output_activation(config: Any, channels: int) -> str:

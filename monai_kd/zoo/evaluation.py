@@ -124,13 +124,23 @@ def _save_masks(evaluate: Config, config: Config, evaluator: str, shape: Sequenc
     turned = any(part.get("reverse_indexing") is False for part in components(config))
     if key is None or (flat and turned) or not _one_map(config, shape[1]):
         return
-    binary = shape[1] <= 2
+    binary, ending = shape[1] <= 2, ".png" if flat else ".nii.gz"
+    root = "@dataset_dir" if "dataset_dir" in config else ""
     save: Config = {
         "keys": _MASK,
         "output_dir": "@masks_dir",
-        "data_root_dir": "@dataset_dir" if "dataset_dir" in config else "",
-        "output_ext": ".png" if flat else ".nii.gz",
+        "data_root_dir": root,
+        "output_ext": ending,
         "output_postfix": "seg",
+        "folder_layout": {
+            "_target_": "monai_kd.data.InsideLayout",
+            "output_dir": "@##output_dir",
+            "postfix": "@##output_postfix",
+            "extension": "@##output_ext",
+            "parent": "@##separate_folder",
+            "data_root_dir": "@##data_root_dir",
+            "makedirs": True,
+        },
         "output_dtype": "$np.uint8",
         **({"scale": 255 if binary else None} if flat else {}),
         "resample": True,

@@ -7,15 +7,25 @@ import operator
 
 __all__ = ["usual_size"]
 
+_ANY = 64
+_LEAST = 32  # no single voxel at a usual depth
+_MOST = 1 << 20
+_LONGEST = 100  # characters of a pattern
+
+
+def _power(base: int, exponent: int) -> int:
+    if abs(base) > _MOST or not 0 <= exponent <= _MOST.bit_length():
+        raise ValueError("no size is so large")
+    return int(base**exponent)
+
+
 _OPERATORS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
-    ast.Pow: operator.pow,
+    ast.Pow: _power,
 }
-_ANY = 64
-_LEAST = 32  # no single voxel at a usual depth
 
 
 def usual_size(pattern: int | str) -> int:
@@ -29,13 +39,17 @@ def usual_size(pattern: int | str) -> int:
         [96, 32, 32, 36, 64]
     """
     if isinstance(pattern, int):
+        if not 0 < pattern <= _MOST:
+            raise ValueError(f"expected a size from 1 to {_MOST}, got {pattern}")
         return pattern
     if pattern == "*":
         return _ANY
     try:
+        if len(pattern) > _LONGEST:
+            raise ValueError("no pattern is so long")
         tree = ast.parse(pattern.strip(), mode="eval").body
         sizes = [_value(tree, p, n) for p in range(1, 9) for n in range(1, 65)]
-    except (SyntaxError, ValueError, TypeError, KeyError, ArithmeticError):
+    except (SyntaxError, ValueError, TypeError, KeyError, ArithmeticError, AttributeError):
         raise ValueError(f"expected a size, '*' or a pattern of n and p such as '16*n', got {pattern!r}") from None
     return min((size for size in sizes if size >= _LEAST), default=_LEAST)
 

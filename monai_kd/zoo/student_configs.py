@@ -13,6 +13,8 @@ __all__ = ["evaluate_config", "method_configs", "multi_gpu_config", "other_confi
 
 _SEED = re.compile(r"(set_determinism\((?:seed\s*=\s*)?)(\d+)(\s*[,)])")
 _OLD_RUNS = ("training", "evaluating", "inferring")  # of bundles written before `initialize` and `run`
+# By their paths: a list of imports would be of one file alone.
+_FIRST = [{"_target_": "monai_kd.errors.readable_errors"}, {"_target_": "monai_kd.overrides.check_overrides"}]
 _FILE = "model.pt"
 _PATH = re.compile(r"/model\.pt(['\"])")
 
@@ -40,11 +42,13 @@ def train_config(
         "run_name": "distilled",
         "seed": _seed(config),
         "teacher_checkpoint": "$@ckpt_dir + '/teacher.pt'",
+        "teacher_sha256": None,
         "teacher_def": _without_downloads(bundle),
         "teacher": {
             "_target_": "monai_kd.teachers.FrozenTeacher",
             "network": "@teacher_def",
             "checkpoint": "@teacher_checkpoint",
+            "sha256": "@teacher_sha256",
         },
         "task_weight": 1.0,
         **terms,
@@ -64,7 +68,7 @@ def train_config(
     _set(config, f"{bundle.optimizer}#params", _with_adapters(bundle.part(f"{bundle.optimizer}#params")))
     _set(config, bundle.handlers, _handlers(bundle))
     _save(config, bundle)
-    config["initialize"] = _seeded(config.get("initialize"), bundle)
+    config["initialize"] = _FIRST + _seeded(config.get("initialize"), bundle)
     config["run"] = config.get("run") or [f"$@{bundle.trainer}.run()"]
     for last in ("initialize", "run", "finalize"):
         if last in config:
@@ -102,6 +106,7 @@ def evaluate_config(bundle: TeacherBundle, teachers: Config | None) -> Config:
         }
     else:
         raise ValueError(f"'{bundle.root.name}' has no configs/evaluate.json, and train.json no evaluator.")
+    config["initialize"] = _FIRST + config["initialize"]
     imports = ["$from monai_kd.checkpoints import load_weights", "$from monai_kd.report import save_evaluation"]
     key = "imports" if "imports" in config else "+imports"
     config = {key: [*config.pop(key, []), *imports], **config}
@@ -124,7 +129,7 @@ def multi_gpu_config(bundle: TeacherBundle, teachers: Config) -> Config:
         f"if list(@distiller_def.parameters()) else {made}"
     )
     if "initialize" in config:
-        config["initialize"] = _seeded(config["initialize"], bundle)
+        config["initialize"] = _FIRST + _seeded(config["initialize"], bundle)
     return config
 
 

@@ -31,7 +31,7 @@ __all__ = [
 
 Config = dict[str, Any]
 _COLONS = re.compile(r"@\w+(?:::\w+)+")
-_OURS = {"teacher", "teacher_def", "teacher_checkpoint", "terms", "distiller", "distiller_def"}
+_OURS = {"teacher", "teacher_def", "teacher_checkpoint", "teacher_sha256", "terms", "distiller", "distiller_def"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ class TeacherBundle:
         try:
             return {key: _plain(parser.get_parsed_content(f"{self.network}#{key}")) for key in keys}
         except Exception as error:  # of MONAI's parser, around whatever went wrong
-            raise ValueError(f"the arguments of {self.target} cannot be read: {root_cause(error)}") from error
+            raise ValueError(
+                f"the arguments of {self.target} in '{self.root}' cannot be read: {root_cause(error)}"
+            ) from error
 
     def parser(self) -> ConfigParser:
         """A parser of the resolved configuration, on the CPU."""
@@ -90,9 +92,13 @@ class TeacherBundle:
             try:
                 network = ConfigParser({"network": definition}).get_parsed_content("network")
             except Exception as error:  # of MONAI's parser, around whatever went wrong
-                raise ValueError(f"{definition['_target_']} cannot be made: {root_cause(error)}") from error
+                raise ValueError(
+                    f"{definition['_target_']} cannot be made for '{self.root}': {root_cause(error)}"
+                ) from error
         if not isinstance(network, nn.Module):
-            raise ValueError(f"{definition['_target_']} is a {type(network).__name__}, expected a torch.nn.Module.")
+            raise ValueError(
+                f"{definition['_target_']} of '{self.root}' is a {type(network).__name__}, expected a torch.nn.Module."
+            )
         return network
 
     def input_shape(self) -> tuple[int, ...]:
@@ -140,7 +146,7 @@ def read_teacher_bundle(path: str | Path) -> TeacherBundle:
     if not isinstance(part_at(resolved, handlers), list | None):
         raise ValueError(f"{train_file.name}: {trainer}#train_handlers is no list of handlers nor a reference to one.")
     network = referred_key(resolved, engine.get("network"), dict)
-    while network is not None and part_at(resolved, network).get("_target_", "").endswith("DataParallel"):
+    while network is not None and str(part_at(resolved, network).get("_target_")).endswith("DataParallel"):
         network = referred_key(resolved, part_at(resolved, network).get("module"), dict)
     if network is None or "_target_" not in part_at(resolved, network) or not _is_reference(engine.get("network")):
         raise ValueError(

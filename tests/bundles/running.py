@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,16 @@ class Bundle:
         with pytest.raises(KeyboardInterrupt):
             flow.run()
         assert trainer.state.epoch == done + 1
+
+    def stop_within(self, step, *names, **overrides):
+        """The run, sent SIGTERM in that step, counted over all epochs."""
+        flow = self.workflow(*names, **overrides)
+        flow.initialize()
+        trainer = flow.parser.get_parsed_content("train#trainer")
+        trainer.add_event_handler(Events.ITERATION_STARTED(once=step), lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(SystemExit) as caught:
+            flow.run()
+        assert caught.value.code == 143
 
     def unstarted(self, *names, **overrides):
         """The parser of a run whose ``initialize`` is left out."""

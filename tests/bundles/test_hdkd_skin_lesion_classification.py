@@ -1,6 +1,5 @@
 """The HDKD bundle from end to end on a handful of generated pictures, with tiny networks."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -24,7 +23,7 @@ from monai_kd.networks import HDKDStudent, HDKDTeacher
 from monai_kd.report import load_evaluations
 from monai_kd.report.__main__ import main as report
 
-from .running import PYTHON, TORCHRUN, Bundle, differing, files, normalised, seen, standardised, table, weights
+from .running import PYTHON, Bundle, differing, files, normalised, seen, standardised, table, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -412,7 +411,7 @@ def test_inference_writes_what_the_network_says(lesions, trained, tmp_path, chec
     assert set(files(tmp_path / "out")) == {"predictions.csv"} | drawn
 
 
-# --- a stopped run, several processes -------------------------------------------------------------------------------
+# --- a stopped run --------------------------------------------------------------------------------------------------
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(lesions, trained, tmp_path):
@@ -450,35 +449,6 @@ def test_a_run_of_another_length_is_not_resumed(lesions, trained):
     assert "'warmup_schedule' was planned with total_iters=1, here with 2" in message
     message = BUNDLE.message_of("train.json", **settings(lesions, trained[0], epochs=3, warmup_epochs=1, resume=True))
     assert "'cosine_schedule' was planned with T_max=1, here with 2" in message
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("more", [{}, {"smote_targets": {"df": 8, "mel": 7}, "smote_neighbors": 1}])
-def test_two_processes_hold_the_same_network(lesions, trained, tmp_path, more):
-    """The first one alone writes."""
-    folder, _, _ = trained
-    override = {
-        "ckpt_dir": f"$'{tmp_path}/' + os.environ['RANK'] + '/models'",
-        "output_dir": f"$'{tmp_path}/' + os.environ['RANK'] + '/eval'",
-        "run": [
-            "$@train#trainer.run()",
-            f"$torch.save(@network_def.state_dict(), '{tmp_path}/' + os.environ['RANK'] + '.pt')",
-        ],
-    }
-    (tmp_path / "override.json").write_text(json.dumps(override))
-    common = settings(lesions, tmp_path, batch_size=3, labelled_fraction=0.5, **more)
-    common["teacher_checkpoint"] = str(folder / "models" / "teacher.pt")
-    common = {key: value for key, value in common.items() if key not in ("device", "ckpt_dir", "output_dir")}
-    names = ["train.json", "multi_gpu_train.json", *["smote.json"] * bool(more), tmp_path / "override.json"]
-    status, shown, _ = BUNDLE.command(TORCHRUN, *names, **common)
-    assert status == 0, shown[-5000:]
-    assert not (tmp_path / "1").exists()
-    assert "model.pt" in files(tmp_path / "0" / "models")
-    one, two = (weights(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    trained_parts = {
-        key for key in one if "running" not in key and "tracked" not in key
-    }  # statistics are a process's own
-    assert [key for key in trained_parts if not torch.equal(one[key], two[key])] == []
 
 
 # --- what is wrong --------------------------------------------------------------------------------------------------

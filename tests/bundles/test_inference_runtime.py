@@ -101,9 +101,14 @@ def test_says_all_that_may_be_changed(bundle):
 
 @pytest.mark.parametrize("config", ["inference", "evaluate"])
 def test_weights_are_loaded_by_one_key(bundle, config):
-    """So that the override takes that step alone away; checks of the data stay."""
-    steps = read(bundle, config)["initialize"]
-    assert steps[-1] == "@weights"
+    """So that the override takes that step alone away, before the network is asked."""
+    lists = read(bundle, config)
+    steps = lists["initialize"] + lists["run"]
+    assert steps.count("@weights") == 1
+    before, after = steps[: steps.index("@weights")], steps[steps.index("@weights") + 1 :]
+    assert not any("evaluator" in step for step in before)
+    assert after
+    assert "evaluator.run()" in after[0]
     assert "load_weights" not in json.dumps(steps)
     assert "load_weights" in json.dumps(read(bundle, config)["weights"])
 

@@ -14,7 +14,7 @@ from monai_kd.data import make_polyp_frames
 from monai_kd.networks import PolypPVT
 from monai_kd.report import load_evaluations
 
-from .running import PYTHON, TORCHRUN, Bundle, differing, files, table, weights
+from .running import PYTHON, Bundle, differing, files, table, weights
 
 BUNDLE = Bundle("kdas_polyp_segmentation")
 TINY = {"embed_dims": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "mlp_ratios": [2, 2, 2, 2]}
@@ -235,62 +235,6 @@ def test_demo_settings_fit_training_and_inference(tmp_path, monkeypatch):
     BUNDLE.run("inference.json", "demo.json", kind="infer", **new, checkpoint="teacher.pt", network_def="@teacher_def")
     assert len(list((folder / "masks").glob("*.png"))) == 16
     assert set(load_evaluations(folder)) == {"distilled"}
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(frames, tmp_path):
-    """Equal global batch, no batch statistics: student and adapter agree to 1e-5."""
-    unet = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 3, "out_channels": 1, "strides": [2, 2], "norm": None}
-    layer = "model.1.submodule.1.submodule"
-    override = {
-        "network_def": {**unet, "channels": [4, 8, 8]},
-        "teacher_def": {**unet, "channels": [8, 16, 16]},
-        "teacher#checkpoint": None,
-        "terms": [
-            {
-                "_target_": "monai_kd.distiller.DistillationTerm",
-                "name": "soft_target",
-                "loss": {"_target_": "monai_kd.losses.SoftTargetLoss", "sigmoid": True},
-            },
-            {
-                "_target_": "monai_kd.distiller.DistillationTerm",
-                "name": "hint",
-                "loss": {"_target_": "monai_kd.losses.HintLoss"},
-                "student": layer,
-                "teacher": layer,
-                "adapter": {"_target_": "monai_kd.adapters.ProjectionAdapter", "_mode_": "callable"},
-            },
-        ],
-        "train#random_transforms": [
-            {"_target_": "EnsureTyped", "keys": ["image", "label"], "track_meta": False},
-            {"_target_": "SelectItemsd", "keys": ["image", "label", "has_label"]},
-        ],
-        "datalist": "$(lambda d: {**d, 'training': d['training'][:4]})(polyp_datalist(@dataset_dir, val_fraction=0.2))",
-        "optimizer#_target_": "torch.optim.SGD",
-        "learning_rate": 0.1,
-        "run": [
-            "$@train#trainer.run()",
-            "$torch.save(@distiller_def.state_dict(), @ckpt_dir + '/distiller.pt') "
-            "if os.environ.get('RANK', '0') == '0' else None",
-        ],
-    }
-    (tmp_path / "override.json").write_text(json.dumps(override))
-    results = []
-    for processes, launcher in ((1, PYTHON), (2, TORCHRUN)):
-        folder = tmp_path / str(processes)
-        common = settings(frames, folder, batch_size=4 // processes, epoch_length=3, epochs=2, scales=[1.0])
-        common = {k: v for k, v in common.items() if k not in ("network_def", "teacher_def")}
-        names = ["train.json", "multi_gpu_train.json"][:processes]
-        if processes > 1:
-            common.pop("device")
-        status, shown, _ = BUNDLE.command(launcher, *names, tmp_path / "override.json", **common)
-        assert status == 0, shown[-5000:]
-        results.append([weights(folder / "models" / name) for name in ("model.pt", "distiller.pt")])
-    assert len(results[0][1]) == 2
-    for one, two in zip(*results):
-        assert one.keys() == two.keys()
-        for name in one:
-            torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_one_clear_line_from_the_command_line(tmp_path):

@@ -26,7 +26,7 @@ from monai_kd.networks import TinyEndoNet
 from monai_kd.report import load_evaluations
 from monai_kd.report.__main__ import main as report
 
-from .running import TORCHRUN, Bundle, differing, files, normalised, table, weights
+from .running import Bundle, differing, files, normalised, table, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -536,7 +536,7 @@ def test_training_hides_the_scopes_position_if_asked(frames, trained, tmp_path):
     assert found == {(mask, part): not mask for mask in (False, True) for part in ("train", "validate")}
 
 
-# --- a stopped run, several processes -------------------------------------------------------------------------------
+# --- a stopped run --------------------------------------------------------------------------------------------------
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(frames, trained, tmp_path):
@@ -566,44 +566,6 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(frames, trained, tmp_path):
     changed = differing(before["objects"], weights(whole / "models" / "distilled_resume.pt")["objects"])
     for part in ("network/", "optimizer/", "lr_scheduler/", "distiller/"):
         assert any(key.startswith(f"/{part}") for key in changed)
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one_does(frames, trained, tmp_path):
-    """Student and fusion, on all frames in each step, labelled and not, without what is drawn or is of one process."""
-    override = {
-        "network_def": "$torch.nn.Sequential(torch.nn.Conv2d(3, 16, 8, stride=8), torch.nn.ReLU(), "
-        "torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 8))",
-        "student_tap": "1",
-        "dimension": 16,
-        "train#random_transforms": [{"_target_": "Identityd", "keys": "image"}],
-        "loss_function#weight": "$torch.ones(8)",  # weighted means of both processes would not be that of one
-        "optimizer": {"_target_": "torch.optim.SGD", "params": "@parameters", "lr": 0.1},
-        "run": [
-            "$@train#trainer.run()",
-            f"$torch.save([@network_def.state_dict(), @fusion.state_dict()], '{tmp_path}/'"
-            " + os.environ.get('RANK', 'one') + '.pt')",
-        ],
-    }
-    (tmp_path / "override.json").write_text(json.dumps(override))
-    items = kvasir_v2_datalist(frames, labelled_fraction=0.5)["training"]
-    labelled = sum("label" in item for item in items)
-    assert labelled % 2 == (len(items) - labelled) % 2 == 0  # otherwise a sampler repeats one
-    more = {"batch_size": len(items), "labelled_fraction": 0.5, "response_weight": 1.0, "epochs": 3}
-    common = settings(frames, tmp_path, **more, **teachers_of(trained[0], *NAMES))
-    common = {key: value for key, value in common.items() if key not in TINY}
-    BUNDLE.run("train.json", tmp_path / "override.json", **common)
-    shutil.rmtree(tmp_path / "models")
-    del common["device"]
-    common["batch_size"] = len(items) // 2
-    names = ("train.json", "multi_gpu_train.json", tmp_path / "override.json")
-    status, shown, _ = BUNDLE.command(TORCHRUN, *names, **common)
-    assert status == 0, shown[-5000:]
-    assert {"model.pt", "distilled_fusion.pt", "distilled_resume.pt"} < set(files(tmp_path / "models"))
-    first, second, one = (weights(tmp_path / f"{name}.pt") for name in ("0", "1", "one"))
-    assert differing(first, second) == []
-    for two, alone in zip(first, one):
-        torch.testing.assert_close(two, alone, rtol=1e-4, atol=1e-5)
 
 
 # --- what is wrong --------------------------------------------------------------------------------------------------

@@ -11,10 +11,14 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 from PIL import Image
 
 import monai_kd
+from monai_kd.overrides import override_problems
+
+from .running import Bundle
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = Path(__file__).parent / "schema" / "meta_schema_20240725.json"
@@ -225,6 +229,80 @@ def strings(config):
     elif isinstance(config, (dict, list)):
         for value in config.values() if isinstance(config, dict) else config:
             yield from strings(value)
+
+
+def entries(config):
+    """Every mapping of a configuration, at any depth."""
+    if isinstance(config, dict):
+        yield config
+    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from entries(value)
+
+
+@pytest.mark.parametrize("name", ["train", "multi_gpu_train", "evaluate", "inference", "ensemble"])
+def test_misspelt_keys_are_said_first(bundle, name):
+    """Before anything is read; behind what makes the message readable."""
+    if name == "ensemble" and not (bundle / "configs" / "ensemble.json").is_file():
+        pytest.skip("a file of one bundle")
+    first = [step["_target_"] if isinstance(step, dict) else step for step in read(bundle, name)["initialize"][:2]]
+    assert [re.sub(r"^\$|\(\)$", "", step).rpartition(".")[2] for step in first] == [
+        "readable_errors",
+        "check_overrides",
+    ]
+
+
+def test_commands_of_the_readme_have_no_misspelt_key(bundle):
+    for names, given in Bundle(bundle.name).readme_runs():
+        values = {key: DefaultParseValue(value) for key, value in given.items()}
+        assert override_problems([bundle / name for name in names], values) == []
+
+
+def test_methods_of_a_bundle_add_no_key_that_nothing_reads(bundle):
+    configs = {path.stem: path for path in (bundle / "configs").glob("*.json")}
+    for name in configs.keys() - {"train", "inference", "metadata", "compare"}:
+        before = "inference" if "inference" in name else "train"
+        assert override_problems([configs[before], configs[name]]) == [], name
+
+
+def test_every_given_file_can_have_a_digest(bundle):
+    """A teacher's, a backbone's; what is written by the training itself is not given."""
+    train = read(bundle, "train")
+    digests = {key for key in train if key.endswith("_sha256")}
+    assert digests
+    for path in (bundle / "configs").glob("*.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        for one in entries(config):
+            if str(one.get("_target_")).rpartition(".")[2] in ("FrozenTeacher", "serve_teacher"):
+                assert re.sub(r"checkpoints?", "sha256", one["checkpoint"]) == one["sha256"], path.name
+        for text in strings(config):
+            for call in re.findall(
+                r"\b(?:load_backbone|load_densenet_weights|load_weights|FrozenTeacher)\([^$]*", text
+            ):
+                assert "sha256" in call or "@ckpt_dir + '/' + @checkpoint" in call, f"{path.name}: {call}"
+    asked = {
+        name for path in (bundle / "configs").glob("*.json") for name in re.findall(r"@(\w+_sha256)", path.read_text())
+    }
+    assert digests <= asked
+
+
+def test_masks_are_written_in_their_folder(bundle):
+    """Where ``SaveImaged`` could leave it, by a folder above the data or by a link."""
+    for path in (bundle / "configs").glob("*.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        for one in entries(config):
+            if one.get("_target_") != "SaveImaged":
+                continue
+            if "folder_layout" not in one:  # a stock MONAI can read the file
+                assert "data_root_dir" not in one
+                links = {"_target_": "monai_kd.data.refuse_links", "folder": one["output_dir"], "ending": "_seg.nii.gz"}
+                assert links in config["initialize"]
+                continue
+            # An override of ``SaveImaged``'s own settings is one of the layout's.
+            layout = {"_target_": "monai_kd.data.InsideLayout", "makedirs": True}
+            keys = {"output_dir": "output_dir", "output_postfix": "postfix", "output_ext": "extension"}
+            keys |= {"separate_folder": "parent", "data_root_dir": "data_root_dir"}
+            assert one["folder_layout"] == layout | {theirs: f"@##{ours}" for ours, theirs in keys.items()}
+            assert keys.keys() <= one.keys()
 
 
 def named(handlers, name):

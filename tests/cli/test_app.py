@@ -18,7 +18,7 @@ NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
 
 
 def test_the_commands():
-    assert NAMES == ["taps", "check", "distill", "compare", "report", "export", "predict"]
+    assert NAMES == ["taps", "check", "distill", "compare", "report", "export", "predict", "federate"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in NAMES)])
@@ -116,7 +116,7 @@ def test_an_error_of_a_file_is_its_message(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(["report", str(tmp_path / "file")]) == 1
     shown = capsys.readouterr().err
-    assert "Not a directory" in shown
+    assert "study.json" in shown
     assert "Traceback" not in shown
 
 

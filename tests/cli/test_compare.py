@@ -110,7 +110,7 @@ def test_what_the_report_needs_is_missed_before_anything_is_run(
         (["{bundle}", "-o", "x", "--seeds", "0", "1"], 2, "unexpected extra argument"),
         (["{bundle}", "-o", "x", "--seeds", "0,0"], 1, "different numbers from 0"),
         (["{bundle}", "-o", "x", "--set", "epochs"], 2, "expected KEY=VALUE, got 'epochs'"),
-        (["{bundle}", "-o", "x", "--set", "epoch=3"], 1, "no key 'epoch' (did you mean epochs?)"),
+        (["{bundle}", "-o", "x", "--set", "epoch=3"], 1, "no key 'epoch' (did you mean 'epochs'?)"),
         (["{bundle}", "-o", "a#1", "--dry-run"], 1, "has '#' or '::'"),
         (["{bundle}", "-o", "{bundle}/configs/train.json", "--dry-run"], 1, "is no folder"),
         (["{bundle}", "-o", "x", "--set", "seed=3"], 1, "['seed'] are set for each run"),

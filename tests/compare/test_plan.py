@@ -115,8 +115,8 @@ def test_keys_of_the_comparison_itself_are_refused(bundle):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"epoch": 3}, r"no key 'epoch' \(did you mean epochs\?\)"),
-        ({"teacher:epoch": 3}, r"'teacher' has no key 'epoch' \(did you mean epochs\?\)"),
+        ({"epoch": 3}, r"no key 'epoch' \(did you mean 'epochs'\?\)"),
+        ({"teacher:epoch": 3}, r"'teacher' has no key 'epoch' \(did you mean 'epochs'\?\)"),
         ({"pupil:epochs": 3}, r"overrides are of the networks \['pupil'\]; compared are teacher, baseline, distilled"),
         ({"config_file": "x.json"}, r"\['config_file'\] are set for each run"),
         ({"teacher:seed": 3}, r"\['teacher:seed'\] are set for each run"),

@@ -191,3 +191,10 @@ def test_an_empty_split_is_named():
     require_splits({"training": [1], "validation": [2]}, "training", "validation")
     with pytest.raises(DataError, match="no items in validation and test"):
         require_splits({"training": [1], "validation": []}, "training", "validation", "test")
+
+
+def test_a_split_with_fewer_items_than_processes_is_named(monkeypatch):
+    monkeypatch.setattr("monai_kd.data.checks.processes", lambda: 2)
+    require_splits({"training": [1, 2], "validation": [3]}, "training")
+    with pytest.raises(DataError, match=r"2 processes need one item each, but there are 1 in validation; give more"):
+        require_splits({"training": [1, 2], "validation": [3]}, "training", "validation")

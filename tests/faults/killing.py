@@ -10,8 +10,9 @@ from pathlib import Path
 from ..bundles.running import PYTHON, environment, results
 
 STEP = b"Iter: "  # in the line that is logged of each
+STOPPED = 128 + signal.SIGTERM
 PATIENCE = 300  # seconds without the next point
-KINDS = ("step", "resume file", "best model")
+KINDS = ("step", "resume file", "best model", "signal")
 
 
 class Training:
@@ -39,12 +40,13 @@ class Training:
 
         Args:
             kind: "step": so many steps are done, and ``delay`` seconds are over; "resume file": after the step, one is
-                being written; "best model": after the step, one has just been removed, begun or written.
+                being written; "best model": after the step, one has just been begun or written; "signal": as "step",
+                and all its processes are sent SIGTERM instead, as a scheduler does, after which it saves and ends.
         """
         with self._process(folder) as process:
             if not _reached(process, lambda: (folder / "log").read_bytes().count(STEP) >= step, every=0.005):
                 return False
-            if kind == "step":
+            if kind in ("step", "signal"):
                 time.sleep(delay)
             elif kind == "resume file":
                 if not _reached(process, lambda: _half_files(folder) and _halted(process, folder)):
@@ -53,10 +55,18 @@ class Training:
                 before = _stamp(folder)
                 if not _reached(process, lambda: _stamp(folder) != before):
                     return False
+            if kind == "signal":
+                return self._stopped(process, folder)
             os.killpg(process.pid, signal.SIGKILL)
             killed = process.wait() == -signal.SIGKILL
         assert _half_files(folder) or kind != "resume file"
         return killed
+
+    def _stopped(self, process, folder):
+        os.killpg(process.pid, signal.SIGTERM)
+        status = process.wait(PATIENCE)
+        assert status in (0, STOPPED), (folder / "log").read_text(encoding="utf-8")[-3000:]
+        return status == STOPPED
 
     def finish(self, folder):
         """Resume, or begin anew where no epoch was finished, until the training is done."""

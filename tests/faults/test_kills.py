@@ -1,4 +1,4 @@
-"""A training that is killed by SIGKILL and resumed leaves what an uninterrupted one leaves, bit for bit."""
+"""A training that is killed, or stopped, and resumed leaves what an uninterrupted one leaves, bit for bit."""
 
 import random
 from collections import Counter
@@ -27,6 +27,7 @@ TRAININGS = {
 }
 SHORT = dict(zip(TRAININGS, ("resume file", "step", "resume file", "best model")))
 KILLS = 20  # of each training in the long form
+STOPS = 4
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +76,13 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(uninterrupted, tmp_path
 def test_any_point_will_do(uninterrupted, tmp_path, name, seed):
     kind = KINDS[(0, 1, 0, 2)[seed % 4]]
     check(uninterrupted, tmp_path, name, kind, seed)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(1, STOPS + 1))
+@pytest.mark.parametrize("name", TRAININGS)
+def test_any_step_will_do_for_a_signal(uninterrupted, tmp_path, name, seed):
+    check(uninterrupted, tmp_path, name, "signal", seed)
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -627,15 +627,27 @@ def test_a_trainer_of_another_network_is_refused():
 # --- two processes --------------------------------------------------------------------------------------------------
 
 
+# Which items are labelled: in the second step the processes have unequal numbers of them, in the third one has none.
+LABELLED = ([True, True, True, True], [True, True, False, True], [True, False, False, False])
+
+
 def _two_process_networks():
     torch.manual_seed(0)
     return plain(), plain(channels=8)
 
 
+def _two_process_terms():
+    return [soft(), hint(), DistillationTerm("dkd", DKDLoss(), batch={"label": "label"})]
+
+
+def _two_process_batches():
+    return [{**batch, "has_label": torch.tensor(flags)} for batch, flags in zip(batches(3, size=4), LABELLED)]
+
+
 def _process(rank, folder):
     student, teacher = _two_process_networks()
-    distiller = distiller_for(student, teacher, [soft(), hint()])
-    loader = [{key: value[2 * rank : 2 * rank + 2] for key, value in batch.items()} for batch in batches(3, size=4)]
+    distiller = distiller_for(student, teacher, _two_process_terms())
+    loader = [{key: value[2 * rank : 2 * rank + 2] for key, value in batch.items()} for batch in _two_process_batches()]
     wrapped = nn.parallel.DistributedDataParallel(student)
 
     bare = trainer_for(wrapped, loader, [DistillationHandler(distiller)], distiller)
@@ -650,9 +662,9 @@ def _process(rank, folder):
 @pytest.mark.slow
 def test_two_processes_train_student_and_adapters_like_one(tmp_path, in_processes):
     student, teacher = _two_process_networks()
-    distiller = distiller_for(student, teacher, [soft(), hint()])
+    distiller = distiller_for(student, teacher, _two_process_terms())
     start = weights(distiller)
-    trainer_for(student, batches(3, size=4), [DistillationHandler(distiller)], distiller, epochs=2).run()
+    trainer_for(student, _two_process_batches(), [DistillationHandler(distiller)], distiller, epochs=2).run()
     assert not torch.allclose(weights(distiller), start)
     in_processes(_process)
     for rank in range(2):

@@ -10,6 +10,7 @@ from monai.losses import DeepSupervisionLoss, DiceCELoss
 from torch import nn
 
 from monai_kd.handlers import LabelledItemsHandler
+from monai_kd.losses import FocalDiceLoss
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -167,6 +168,15 @@ def _process(rank, folder):
         "cpu", 1, batches, wrapped, optimizer, nn.MSELoss(), train_handlers=[LabelledItemsHandler()]
     ).run()
     torch.save(weights(net), f"{folder}/{rank}.pt")
+    _meets_other_processes(batches)
+
+
+def _meets_other_processes(batches):
+    """A loss that sums over the processes is not waited for by those without labelled items."""
+    net = nn.parallel.DistributedDataParallel(nn.Conv2d(1, 3, 3, padding=1))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    handlers = [LabelledItemsHandler()]
+    SupervisedTrainer("cpu", 1, batches, net, optimizer, FocalDiceLoss(), train_handlers=handlers).run()
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from torch import nn
 from monai_kd.adapters import ProjectionAdapter
 from monai_kd.checkpoints import CheckpointError
 from monai_kd.distiller import DistillationTerm, Distiller
-from monai_kd.handlers import DistillationHandler, EMAUpdateHandler, EpochSeedHandler, ResumeCheckpoint
+from monai_kd.handlers import DistillationHandler, EMAUpdateHandler, EpochSeedHandler, ResumeCheckpoint, SaveHistory
 from monai_kd.losses import HintLoss, SoftTargetLoss
 from monai_kd.teachers import EMATeacher
 
@@ -56,6 +56,7 @@ class Run:
         size=12,
         names=None,
         unlabelled=0,
+        table=False,
     ):
         torch.manual_seed(init)
         np.random.seed(init)  # noqa: NPY002
@@ -103,6 +104,14 @@ class Run:
         )
         loader = unlabelled_loader(unlabelled, num_workers) if unlabelled else None
         transform = Compose([RandFlipd("image", prob=0.5), RandGaussianNoised("image", prob=0.5)])
+        self.handlers = [
+            EpochSeedHandler(0, unlabelled_loader=loader),
+            DistillationHandler(self.distiller, unlabelled_loader=loader),
+            EMAUpdateHandler(self.teacher),
+            LrScheduleHandler(self.lr_scheduler, print_lr=False, epoch_level=False),
+            ValidationHandler(1, self.evaluator),
+            *([SaveHistory(folder / "history.csv", self.evaluator)] if table else []),
+        ]
         self.trainer = SupervisedTrainer(
             "cpu",
             epochs,
@@ -110,13 +119,7 @@ class Run:
             self.network,
             self.optimizer,
             nn.CrossEntropyLoss(),
-            train_handlers=[
-                EpochSeedHandler(0, unlabelled_loader=loader),
-                DistillationHandler(self.distiller, unlabelled_loader=loader),
-                EMAUpdateHandler(self.teacher),
-                LrScheduleHandler(self.lr_scheduler, print_lr=False, epoch_level=False),
-                ValidationHandler(1, self.evaluator),
-            ],
+            train_handlers=self.handlers,
             amp=amp,
         )
         self.epochs_run = []
@@ -351,7 +354,7 @@ def test_a_broken_file_falls_back_to_the_one_before(broken, folders, caplog):
     with caplog.at_level(logging.WARNING):
         assert resumed.resume.load(resumed.trainer) == 2
     assert ("is missing" if broken == "missing" else "is not whole (") in caplog.text
-    assert "resume.pt.previous', one epoch earlier" in caplog.text
+    assert "resume.pt.previous', the end of an epoch before" in caplog.text
     resumed.run()
     assert differing(resumed.state(), whole.state()) == []
 
@@ -620,7 +623,10 @@ def test_a_bundle_attaches_and_resumes_in_its_lists(tmp_path):
             },
         },
         "initialize": ["$@resume_checkpoint.attach(@train#trainer)"],
-        "run": ["$@resume_checkpoint.load(@train#trainer) if @resume else None", "$@train#trainer.run()"],
+        "run": [
+            "$@resume_checkpoint.begin(@train#trainer, str(@resume).lower())",
+            "$@resume_checkpoint.run(@train#trainer)",
+        ],
     }
 
     def run(**changes):

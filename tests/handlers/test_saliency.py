@@ -193,6 +193,18 @@ def test_pictures_stay_in_their_folder(tmp_path):
         evaluate(network, maps, images(1), ["/set/../up.jpg"])
 
 
+def test_no_link_leads_out_of_their_folder(tmp_path):
+    network = densenet()
+    for name in ("maps", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "maps" / "x").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="outside the output folder"):
+        evaluate(
+            network, SaliencyMaps(network, LAYER, tmp_path / "maps", NAMES, root="/set"), images(1), ["/set/x/a.jpg"]
+        )
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_images_without_a_file(tmp_path):
     network = densenet()
     maps = SaliencyMaps(network, LAYER, tmp_path, NAMES)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from monai.engines import SupervisedTrainer
 from torch import nn
 
+from monai_kd._processes import alone
 from monai_kd.distiller import DistillationTerm, Distiller
 from monai_kd.handlers import DistillationHandler
 from monai_kd.losses import CategoricalRelationLoss, ClassContrastiveLoss, ContrastMemory
@@ -330,6 +331,13 @@ def test_two_processes_remember_what_one_does(tmp_path, in_processes):
     torch.testing.assert_close(sum(losses) / 2, expected.pop("losses"))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
     torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-6)
+
+
+def test_processes_do_not_gather_items_of_which_each_may_have_another_number(monkeypatch):
+    monkeypatch.setattr("monai_kd.losses.contrast_memory.processes", lambda: 2)
+    memory = make()
+    with alone(), pytest.raises(ValueError, match=r"images count they may differ\. Leave that key out"):
+        memory.update(torch.tensor([0]), torch.zeros(1, 4), torch.zeros(1, 4))
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])

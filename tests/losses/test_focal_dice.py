@@ -82,6 +82,30 @@ def test_gradient():
     assert (2 * (logits.grad * step).sum()).item() == pytest.approx(difference, rel=1e-2)
 
 
+def test_the_average_over_processes_is_the_loss_of_all_batches(monkeypatch):
+    """Of two processes, by what each would be told by the other."""
+    logits, label = example(batch=4)
+    label[2:] = 0  # a foreground in the first one's batch alone
+    logits.requires_grad_()
+    expected = FocalDiceLoss()(logits, label)
+    gradient = torch.autograd.grad(expected, logits)[0]
+    halves = [(logits[part], label[part]) for part in (slice(2), slice(2, None))]
+    assert not torch.isclose(sum(FocalDiceLoss()(*half) for half in halves) / 2, expected)
+
+    sums = []
+    monkeypatch.setattr("monai_kd.losses.focal_dice.together", lambda: True)
+    monkeypatch.setattr("monai_kd.losses.focal_dice.sum_of_all", lambda own: sums.append(own.detach()) or own)
+    for half in halves:
+        FocalDiceLoss()(*half)
+    total = sum(sums)
+    monkeypatch.setattr(
+        "monai_kd.losses.focal_dice.sum_of_all", lambda own: total.clone() + 2 * (own - own.detach())
+    )  # as sum_of_all has it
+    average = sum(FocalDiceLoss()(*half) for half in halves) / 2
+    torch.testing.assert_close(average, expected)
+    torch.testing.assert_close(torch.autograd.grad(average, logits)[0], gradient)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_and_autocast(dtype):
     logits, label = example(size=(64, 64))

@@ -183,3 +183,15 @@ def test_every_loss_is_held_to_the_laws():
     }
     held = {type(case.loss).__name__ for case in CASES.values()}
     assert held == set(losses.__all__) - stated_elsewhere
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_in_several_processes_each_sees_its_own_items_and_valid_positions(name, monkeypatch):
+    """As the documentation says of comparisons between items and of masks: nobody is asked."""
+    case = CASES[name]
+    student, teacher, batch = inputs(case, SHAPES["2d"], masked=True)
+    student.requires_grad_()
+    alone = case.loss(student, teacher, **batch)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    assert torch.equal(case.loss(student, teacher, **batch), alone)

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import gzip
-import zlib
 
 import nibabel
 import numpy as np
 import pytest
 
-from monai_kd.runtime import nifti
+from monai_kd import _nifti
 from monai_kd.runtime.nifti import read_nifti, write_labels
 
 AFFINE = np.array([[0, 0, -0.7, 5], [0, -0.7, 0, 6], [-3.0, 0, 0, 7], [0, 0, 0, 1]])
@@ -20,8 +19,7 @@ def decompressor(request, monkeypatch):
     if request.param == "isal":
         pytest.importorskip("isal")
     else:
-        monkeypatch.setattr(nifti, "_gzip", gzip)
-        monkeypatch.setattr(nifti, "_Damaged", zlib.error)
+        monkeypatch.setattr(_nifti, "gzip_module", gzip)
 
 
 def values(stored):

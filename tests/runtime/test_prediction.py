@@ -207,6 +207,26 @@ def test_a_mask_that_is_a_link_to_its_picture_is_not_written(segmenter, tmp_path
     assert contents(source) == before
 
 
+def test_a_link_in_the_place_of_a_mask_is_left_alone(segmenter, tmp_path):
+    source = pictures(tmp_path / "in", "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "kept.png").write_bytes(b"kept")
+    (tmp_path / "out" / "a.png").symlink_to(tmp_path / "kept.png")
+    assert "is a link" in predict(segmenter, source, tmp_path / "out").failed[source / "a.png"]
+    assert (tmp_path / "kept.png").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize(
+    "name", ["a....png", "a\nb.png", "-rf.png", "=1+1.png", "<b>&.png", "a;$(c)`d`.png", "\u202egpj.png"]
+)
+def test_odd_names_are_written_in_the_folder(segmenter, tmp_path, name):
+    source = pictures(tmp_path / "in", "sub/b.png")
+    os.rename(source / "sub" / "b.png", source / "sub" / name)
+    done = predict(segmenter, source, tmp_path / "out")
+    assert not done.failed
+    assert [path.relative_to(tmp_path / "out").parts[0] for path in (tmp_path / "out").rglob("*.png")] == ["sub"]
+
+
 def test_no_half_file_is_left(segmenter, tmp_path, monkeypatch):
     source = pictures(tmp_path / "in", "a.png")
     monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 
 import pytest
 import torch
@@ -219,3 +220,16 @@ def test_a_teacher_that_fails_to_load_names_itself(tmp_path):
 def test_something_that_is_no_network_is_refused():
     with pytest.raises(TypeError, match=r"must be a torch.nn.Module, got str"):
         FrozenTeacher("teacher.pt")
+
+
+def test_its_file_is_held_against_a_digest(tmp_path):
+    path, net = tmp_path / "teacher.pt", network()
+    torch.save(net.state_dict(), path)
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert FrozenTeacher(network(), path, sha256=expected).network[0].weight.equal(net[0].weight)
+    with pytest.raises(CheckpointError, match=r"teacher 'a': .* is not the file that sha256 names"):
+        FrozenTeacher(network(), path, name="a", sha256="0" * 64)
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        FrozenTeacher(network(), path, sha256=expected[1:])
+    with pytest.raises(ValueError, match="the checkpoint is a NoneType"):
+        FrozenTeacher(network(), sha256=expected)

@@ -1,0 +1,57 @@
+"""The group of the processes that ``torchrun`` has started, also where it has restarted them."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["join_processes"]
+
+_groups = count()
+
+
+def join_processes(backend: str | None = None) -> None:
+    """Join the group of all processes, as ``init_process_group`` does, but with addresses of this start alone.
+
+    A launcher that restarts processes (``--max-restarts``) hands them the store of those before, in which PyTorch would
+    find the addresses of processes that are no more. A second group in one program would find the first one's.
+    In a SLURM job ignite takes the number of the task, which is that of ``torchrun`` itself, for the number of the
+    process on its machine, and writes it to ``LOCAL_RANK``, by which processes share out the GPUs: it is told the right
+    one.
+
+    Args:
+        backend: "nccl" where there is a GPU and "gloo" elsewhere, if ``None``.
+
+    Raises:
+        ValueError: this process was not started by ``torchrun``, or by several of them that restart processes but
+            would not find each other again.
+
+    Example:
+        In ``multi_gpu_train.json``::
+
+            "initialize": ["$join_processes()", ...],
+            "finalize": ["$dist.barrier()", "$dist.destroy_process_group()"]
+    """
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"the environment does not say which of several processes this is ({', '.join(missing)}): start it with "
+            "torchrun, or leave multi_gpu_train.json out for one process."
+        )
+    launchers, restarts = (os.environ.get(key, "0") for key in ("GROUP_WORLD_SIZE", "TORCHELASTIC_MAX_RESTARTS"))
+    launchers_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if launchers_store and int(launchers) > 1 and int(restarts) > 0:
+        raise ValueError(
+            "with --max-restarts on several machines PyTorch's launchers may wait for each other in different stores "
+            "when they restart: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where each torchrun starts."
+        )
+    if "SLURM_JOB_ID" in os.environ and "LOCAL_RANK" in os.environ:
+        os.environ["SLURM_LOCALID"] = os.environ["LOCAL_RANK"]
+    store, rank, processes = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    start = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') if launchers_store else 'new'}/{next(_groups)}"
+    backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+    own = dist.PrefixStore(start, store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=own, rank=rank, world_size=processes)
