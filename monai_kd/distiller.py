@@ -241,7 +241,6 @@ class Distiller(nn.Module):
         if not (term.needs_label and HAS_LABEL in batch):
             return term(ours, theirs, **{argument: batch[key] for argument, key in term.batch.items()})
         index = labelled_items(batch[HAS_LABEL], batch[IMAGE].device)
-        counted = torch.tensor(float(len(batch[IMAGE]) if index is None else len(index)), device=batch[IMAGE].device)
         with alone():  # a process without labelled items does not come to the loss
             if index is not None and index.numel() == 0:
                 # Connected to student and adapter, so that each process of several still reaches all gradients.
@@ -251,7 +250,10 @@ class Distiller(nn.Module):
                 if index is not None:
                     ours, theirs, extra = (select_items(part, index) for part in (ours, theirs, extra))
                 value = term(ours, theirs, **extra)
-        return value * share(counted) if together() else value
+        if not together():
+            return value
+        count = len(batch[IMAGE]) if index is None else len(index)
+        return value * share(torch.full((), float(count), device=batch[IMAGE].device))
 
     def _tapped(
         self, term: DistillationTerm, student: Mapping[str, Any], answers: Mapping[str, Any], batch: Mapping[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from itertools import count
 
 import torch
@@ -13,7 +14,7 @@ __all__ = ["join_processes"]
 _groups = count()
 
 
-def join_processes(backend: str | None = None) -> None:
+def join_processes(backend: str | None = None, minutes: float = 120) -> None:
     """Join the group of all processes, as ``init_process_group`` does, but with addresses of this start alone.
 
     A launcher that restarts processes (``--max-restarts``) hands them the store of those before, in which PyTorch would
@@ -24,6 +25,8 @@ def join_processes(backend: str | None = None) -> None:
 
     Args:
         backend: "nccl" where there is a GPU and "gloo" elsewhere, if ``None``.
+        minutes: how long a process waits for the others, which may be checking or caching data. PyTorch's own 10 (nccl)
+            are over before the images of a large data set are read. A process that dies is noticed at once anyway.
 
     Raises:
         ValueError: this process was not started by ``torchrun``, or by several of them that restart processes but
@@ -54,4 +57,5 @@ def join_processes(backend: str | None = None) -> None:
     start = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') if launchers_store else 'new'}/{next(_groups)}"
     backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
     own = dist.PrefixStore(start, store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=own, rank=rank, world_size=processes)
+    patience = timedelta(minutes=minutes)
+    dist.init_process_group(backend, timeout=patience, store=own, rank=rank, world_size=processes)

@@ -77,7 +77,7 @@ class _LabelledLoss:
                 value, count = _connected_zero(prediction), 0
             else:
                 value, count = self.loss(select_items(prediction, index), select_items(target, index)), index.numel()
-        return value * share(torch.tensor(float(count), device=device)) if processes() > 1 else value
+        return value * share(torch.full((), float(count), device=device)) if processes() > 1 else value
 
 
 def _connected_zero(prediction: Any) -> Tensor:
