@@ -1,17 +1,25 @@
-"""The settings of a bundle's training, checked before anything is made of them."""
+"""The settings of a bundle's training: checked before anything is made of them, and those that make a run this one."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from numbers import Integral, Real
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Number, Real
 from typing import Any
 
 import torch
+from monai.utils.misc import ensure_tuple
 
-__all__ = ["check_settings"]
+__all__ = ["check_settings", "run_settings"]
 
 _SHOWN = 100
+# A run goes on with other values of these. What another batch size changes, the length of an epoch, is held elsewhere.
+_MAY_CHANGE = frozenset(
+    ["batch_size", "cache_rate", "device", "epochs", "log_interval", "num_workers", "run_name", "sw_batch_size"]
+)
 
 
 def check_settings(**settings: Any) -> dict[str, Any]:
@@ -49,6 +57,38 @@ def check_settings(**settings: Any) -> dict[str, Any]:
     if lines:
         raise ValueError("\n".join(["settings that cannot be used:", *lines]))
     return settings
+
+
+def run_settings(settings: Mapping[str, Any], **items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a stopped run and the one that goes on with it have in common, for ``ResumeCheckpoint``.
+
+    Args:
+        settings: by their names; those with which a run may go on differently (epochs, batch_size, num_workers, ...)
+            are left out.
+        items: data lists by their names; of each, number and digest are kept. The same items in another folder have
+            the same one; in another order, with other classes, or where others have a label, they have not.
+
+    Returns:
+        Plain values by name.
+
+    Example:
+        >>> items = [{"image": "/data/a.png", "label": 0}, {"image": "/data/b.png"}]
+        >>> run_settings({"seed": 0, "epochs": 100}, training=items)
+        {'seed': 0, 'training': '2 items (fac52caf1a2f)'}
+    """
+    kept = {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
+    return kept | {name: f"{len(listed)} items ({_digest(listed)})" for name, listed in items.items()}
+
+
+def _digest(items: Sequence[Mapping[str, Any]]) -> str:
+    folders = {os.path.dirname(os.path.abspath(path)) for item in items for path in ensure_tuple(item["image"])}
+    root = os.path.commonpath(folders) if folders else ""
+    lines = [
+        [os.path.relpath(path, root) for path in ensure_tuple(item["image"])]
+        + [{key: value if isinstance(value, Number) else None for key, value in item.items()}]
+        for item in items
+    ]
+    return hashlib.sha256(json.dumps(lines, sort_keys=True, default=float).encode()).hexdigest()[:12]
 
 
 def _is_count(value: Any, least: int, end: float = math.inf) -> bool:

@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import json
+import logging
 import shutil
 
 import pytest
@@ -18,6 +19,14 @@ def _in_group(rank, function, folder, processes):
     gc.collect()
     dist.barrier()
     dist.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
+def loggers_that_speak():
+    """A bundle's logging file silences every logger there is and that it does not name, for all later tests."""
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture

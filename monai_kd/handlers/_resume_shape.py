@@ -71,6 +71,7 @@ def _score(value: Any) -> bool:
 
 _RULES: Mapping[str, Rule] = {
     "job": lambda value: value is None or isinstance(value, str),
+    "settings": _states,
     "trainer": _trainer,
     "within": _within,
     "objects": _objects,

@@ -64,6 +64,8 @@ class ResumeCheckpoint:
             out.
         evaluators: whose best metric is kept.
         handlers: of evaluators or trainer; each ``CheckpointSaver`` with ``save_key_metric`` among them is restored.
+        settings: plain values by their names, which the run that goes on must have too, such as those of
+            :func:`monai_kd.settings.run_settings`.
 
     Raises:
         TypeError: an object without ``state_dict``, an evaluator that is not MONAI's; while training, a state that is
@@ -100,8 +102,10 @@ class ResumeCheckpoint:
         objects: Mapping[str, Any],
         evaluators: Sequence[Workflow] = (),
         handlers: Sequence[Any] = (),
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
+        self.settings = plain(settings or {}, "settings")
         self.objects = {
             name: unwrap(thing) if isinstance(thing, nn.Module) else thing
             for name, thing in objects.items()
@@ -328,6 +332,7 @@ class ResumeCheckpoint:
         return {
             "format": FORMAT,
             "job": job(),
+            "settings": self.settings,
             "trainer": {
                 "epoch": state.epoch - (within is not None),
                 **{key: getattr(state, key) for key in ("iteration", "epoch_length", "max_epochs")},
@@ -368,8 +373,14 @@ class ResumeCheckpoint:
 
     def _check(self, content: Mapping[str, Any], path: Path, trainer: Workflow) -> None:
         """Everything that can be seen before an object is filled, in one message."""
+        held, given = content["settings"], self.settings
+        problems = [
+            f"'{name}' was {held.get(name, 'not there')}, here it is {given.get(name, 'not there')}"
+            for name in held.keys() | given.keys()
+            if name not in held or name not in given or held[name] != given[name]
+        ]
         held, given = content["objects"], self.objects
-        problems = [f"no object '{name}' in the file" for name in given.keys() - held.keys()]
+        problems += [f"no object '{name}' in the file" for name in given.keys() - held.keys()]
         problems += [f"the file's object '{name}' is not given" for name in held.keys() - given.keys()]
         for name in sorted(held.keys() & given.keys()):
             theirs, ours = held[name]["type"], type(given[name]).__name__

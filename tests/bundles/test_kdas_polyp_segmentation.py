@@ -299,9 +299,9 @@ def test_a_misspelt_tap_lists_the_closest(trained, frames, tmp_path):
     assert "logits_cfm" in message
 
 
-def test_inference_names_monai_and_the_network_only():
-    """A stock MONAI with this package for the network can run the student."""
+def test_inference_names_monai_the_network_and_where_masks_go():
+    """A stock MONAI with this package for these can run the student."""
     parser = ConfigParser()
     parser.read_config(str(BUNDLE.configs / "inference.json"))
     targets = [line for line in json.dumps(parser.config).split('"') if line.startswith("monai_kd.")]
-    assert set(targets) == {"monai_kd.networks.PolypPVT"}
+    assert set(targets) == {"monai_kd.networks.PolypPVT", "monai_kd.data.InsideLayout"}

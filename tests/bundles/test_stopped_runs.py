@@ -127,6 +127,7 @@ def test_what_cannot_be_resumed_says_so_and_changes_nothing(made, tmp_path, name
     before = {file: (tmp_path / "models" / file).read_bytes() for file in files(tmp_path / "models")}
     other = {"network_def#embed_dims": [8, 16, 20, 40]} if name == KDAS else {FILTERS: [4, 8, 12]}
     cases = [({"epoch_length": 2}, "an epoch has 3 iterations in the file, 2 here"), (other, "other shape")]
+    cases += [({"seed": 9}, "'seed' was 0, here it is 9"), ({"labelled_fraction": 0.5}, "'training' was ")]
     if name != KDAS:
         cases.append(({"epochs": 2}, "'lr_scheduler' was planned with T_max=1, here with 2"))
     for more, reason in cases:

@@ -20,7 +20,7 @@ pytest.importorskip("matplotlib")
 
 BUNDLES = Path(monai_kd.__file__).parents[1] / "bundles"
 NAMES = ("teacher", "baseline", "distilled")
-COMMON = {"device": "$torch.device('cpu')", "epochs": 1, "num_workers": 0, "cache_rate": 0.0, "log_interval": 1000}
+COMMON = {"device": "$torch.device('cpu')", "epochs": 1, "num_workers": 0, "log_interval": 1000}
 
 LESIONS = {
     "image_size": 32,

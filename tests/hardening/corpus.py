@@ -33,11 +33,11 @@ def jobs() -> list[tuple[str, str]]:
     return [(key, door) for key, one in corpus().items() for door in doors_of(one)]
 
 
-def some_jobs() -> list[tuple[str, str]]:
-    """Every input with one door, each door in its turn."""
+def some_jobs(every: int = 3) -> list[tuple[str, str]]:
+    """Every third input with one door, each door in its turn."""
     turns: Counter[str] = Counter()
     found = []
-    for key, one in corpus().items():
+    for key, one in list(corpus().items())[::every]:
         doors = doors_of(one)
         found.append((key, doors[turns[one.kind] % len(doors)]))
         turns[one.kind] += 1
