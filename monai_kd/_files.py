@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CANNOT_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
+_LONGEST = 255  # bytes that a name may have
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -27,7 +29,7 @@ def replace_folder(new: Path, target: Path) -> None:
     if not target.exists():
         os.replace(new, target)
         return
-    before = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    before = _beside(target)
     os.replace(target, before)
     try:
         os.replace(new, target)
@@ -48,7 +50,7 @@ def save_whole(path: Path, write: Callable[[BinaryIO], object], previous: Path |
     Raises:
         OSError: it cannot be written; of a full disk, how much is needed and what is still there.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = _beside(path)
     try:
         with open(temporary, "xb") as file:
             write(file)
@@ -83,9 +85,20 @@ def inside(folder: Path, path: Path) -> None:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes had begun to write for a file; no other process may be writing it."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+    for leftover in path.parent.glob(f".{glob.escape(_stem(path))}.*"):
         if re.fullmatch("[0-9a-f]{32}", leftover.name.rpartition(".")[2]):
             leftover.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A new name in the same folder, which begins with a dot."""
+    return path.with_name(f".{_stem(path)}.{uuid.uuid4().hex}")
+
+
+def _stem(path: Path) -> str:
+    """What the names beside a path begin with: its own name, or of one that would be too long the digest."""
+    name = os.fsencode(path.name)
+    return path.name if len(name) <= _LONGEST - 34 else hashlib.sha256(name).hexdigest()
 
 
 def _full_disk(error: BaseException) -> str | None:
@@ -130,5 +143,8 @@ def _sync(folder: Path) -> None:
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:  # as folders of some network drives say
+            raise
     finally:
         os.close(number)

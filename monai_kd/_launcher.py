@@ -1,10 +1,11 @@
-"""What the processes of a ``torchrun`` tell each other and the launcher when one of them fails."""
+"""What ``torchrun`` tells its processes, and what they tell each other and it when one of them fails."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import socket
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -17,14 +18,29 @@ _LOST = re.compile(  # in the messages of PyTorch's backends
 )
 
 
+def job_number() -> str | None:
+    """What ``torchrun`` was given as ``--rdzv_id``, if anything; it calls all others "none"."""
+    number = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if number == "none" else number
+
+
+def launchers_store() -> bool:
+    """Whether processes meet in a store of the launcher, which outlives them, and not in one of process 0."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def this_start() -> str:
+    """By what a store tells the processes of this start from those before a restart; the same in all of them."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if launchers_store() else "new"
+
+
 def lost_the_others(error: BaseException) -> bool:
     """Whether an error says no more than that another process is not there any more."""
-    several = os.environ.get("WORLD_SIZE", "1") != "1"
-    return several and isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
+    return _several() and isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
 
 
 def first_to_fail(message: str) -> tuple[bool, str]:
-    """Whether this process is the first to call this, as one that is alone is; and what the first one said."""
+    """Whether this process is the first to call this, as one that reaches no other is; and what the first one said."""
     own = os.environ.get("RANK", "0")
     with suppress(Exception):  # whatever it is, this process has to say why it ends
         store = _store()
@@ -35,7 +51,7 @@ def first_to_fail(message: str) -> tuple[bool, str]:
 
 
 def failed_before() -> int | None:
-    """Rank of the first process that has called :func:`first_to_fail`, if any has."""
+    """Rank of the first process that has called :func:`first_to_fail`, if any has and its word can be read."""
     with suppress(Exception):
         store = _store()
         if store is not None and store.check([_key()]):
@@ -59,14 +75,22 @@ def tell_launcher(message: str, cause: bool) -> None:
         json.dump({"message": {"message": message, "extraInfo": extra}}, file)
 
 
+def _several() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 def _store() -> Any:
-    """The launcher's own, there before the processes' group and after it; ``None`` without a launcher."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    """That of the launcher, there before the processes' group and after it, or that of process 0, from when it joins
+    the group until it ends; ``None`` of a process that is alone."""
+    if not _several():
         return None
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=_PATIENCE)
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    with socket.create_connection((host, port), _PATIENCE.total_seconds()):
+        pass  # TCPStore would knock, and complain, until its time is up
+    return TCPStore(host, port, timeout=_PATIENCE)
 
 
 def _key() -> str:
-    return f"monai_kd/failed/{os.environ['TORCHELASTIC_RUN_ID']}/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    return f"monai_kd/failed/{job_number()}/{this_start()}"

@@ -192,11 +192,12 @@ def _affine(header: nibabel.Nifti1Header, shape: tuple[int, ...]) -> np.ndarray:
         raise NiftiError(f"its lengths are in {_UNITS.get(unit, f'units of the unknown code {unit}')}; save it in mm")
     header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # as the format has it for what is neither
     try:
-        if int(header["qform_code"]) > 0 and not np.isfinite(header.get_qform()).all():
-            raise NiftiError("affine is not finite: that of its quaternion")
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     except nibabel.spatialimages.HeaderDataError as error:
         raise NiftiError(f"its header has no affine ({error})") from None
+    except ValueError:
+        quaternion = [float(header[f"quatern_{name}"]) for name in "bcd"]
+        raise NiftiError(f"its header has no affine: its quaternion {quaternion} is longer than 1") from None
     if not np.isfinite(affine).all():
         raise NiftiError("affine is not finite")
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))

@@ -39,6 +39,8 @@ def damaged_part(file: BinaryIO | Path, old_format: bool = False) -> str | None:
                 return "parts of it are packed, which torch.save never does"
             if sum(part.file_size for part in parts) > file.seek(0, os.SEEK_END):
                 return "its parts are larger than the file"
+            if parts and not any(part.CRC for part in parts):
+                return "it was saved without checksums; save it after torch.serialization.set_crc32_options(True)"
             damaged = archive.testzip()
     except Exception as error:  # a broken file fails in many ways: BadZipFile, UnicodeDecodeError, EOFError, ...
         return str(error) or type(error).__name__

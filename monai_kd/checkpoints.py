@@ -120,7 +120,7 @@ def _read(path: Path, expected: str | None) -> Any:
                 file.seek(0)
             if (damage := damaged_part(file, old_format=True)) is not None:
                 raise CheckpointError(
-                    f"'{path}' is not a whole checkpoint of tensors ({damage}). Copy or fetch it again."
+                    f"'{path}' is not a whole checkpoint of tensors ({damage}). Copy, fetch or save it again."
                 )
             return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:

@@ -23,8 +23,8 @@ _MEMORY = (
 )
 _DISK = "A file could not be written to its end: the disk is full, or a quota or a limit on the size of files was met."
 _LOST = (
-    "another process of this training is not there any more, and left no message: it was ended from outside (killed, "
-    "out of memory), or the network to it is gone."
+    "another process of this training is not there any more. If none of the others says why, it was ended from outside "
+    "(killed, out of memory), or the network to it is gone."
 )
 _KNOWN = (  # of other packages, by how the message begins
     (re.compile(r"DataLoader worker \(pid.*?(?:killed by signal: [\w ]+|exited unexpectedly)"), _MEMORY),

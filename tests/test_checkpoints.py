@@ -162,6 +162,21 @@ def test_a_pickled_object_is_refused_and_not_executed(save, refused, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.fixture
+def no_checksums():
+    torch.serialization.set_crc32_options(False)
+    yield
+    torch.serialization.set_crc32_options(True)
+
+
+@pytest.mark.usefixtures("no_checksums")
+def test_a_file_without_checksums_is_refused_with_its_cure(refused, source, tmp_path):
+    torch.save(source.state_dict(), tmp_path / "model.pt")
+    message = refused(tmp_path / "model.pt")
+    assert "was saved without checksums" in message
+    assert "torch.serialization.set_crc32_options(True)" in message
+
+
 def test_a_whole_pickled_network_is_refused(refused, source, tmp_path):
     torch.save(source, tmp_path / "model.pt")
     assert "torch.save(network.state_dict(), path)" in refused(tmp_path / "model.pt")

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import stat
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -107,6 +108,43 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     remove_leftovers(path)
     assert names(tmp_path) == sorted(others)
     remove_leftovers(tmp_path / "nowhere" / "a")
+
+
+@pytest.mark.parametrize("length", [221, 222, 255])
+def test_names_of_any_length(length, tmp_path):
+    """Of bytes, of which a letter may have several."""
+    first, second = (tmp_path / (letter + "ö" * ((length - 1) // 2) + "a" * ((length - 1) % 2)) for letter in "ab")
+    for path in (first, second):
+        write_whole(path, "1")
+        assert path.read_text() == "1"
+
+    left = []
+    for path in (first, second):
+        save_whole(path, lambda file: left.append(os.path.basename(file.name)))
+    for name in left:
+        (tmp_path / name).write_text("")
+    remove_leftovers(first)
+    assert names(tmp_path) == sorted([first.name, second.name, left[1]])
+    remove_leftovers(second)
+    assert names(tmp_path) == sorted([first.name, second.name])
+
+
+@pytest.mark.parametrize(
+    ("number", "tolerated"), [(errno.EINVAL, True), (errno.EBADF, True), (errno.ENOTSUP, True), (errno.EIO, False)]
+)
+def test_folders_that_cannot_be_brought_to_the_disk(number, tolerated, tmp_path, monkeypatch):
+    """As those of some network drives."""
+    sync = os.fsync
+
+    def fail(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with nullcontext() if tolerated else pytest.raises(OSError, match=os.strerror(number)):
+        write_whole(tmp_path / "a", "1")
+    assert (tmp_path / "a").read_text() == "1"
 
 
 def test_others_may_read_it_as_any_other_file(tmp_path):

@@ -66,6 +66,8 @@ def command(
     """
     if (output is None) == (export is None):
         raise typer.BadParameter("give --output to simulate, or --export to write a job")
+    if export is not None and (at_once is not None or as_json):
+        raise typer.BadParameter("--at-once and --json are of a simulation; leave them out with --export")
     folders = _sites(sites)
     if export is None:
         need_extra("federated", "nvflare")

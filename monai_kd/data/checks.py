@@ -5,18 +5,16 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import ImageFile
 from tqdm import tqdm
 
-from monai_kd._pictures import read_picture
+from monai_kd._pictures import read_picture, whole_pictures
 from monai_kd._processes import processes
 
 if TYPE_CHECKING:
@@ -152,7 +150,7 @@ def check_each(
     report = CheckReport(items=len(items), labelled=sum(item.get(label_key) is not None for item in items))
     for key in file_keys:
         report.errors += duplicates(items, key)
-    with _whole_files_only(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with whole_pictures(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = pool.map(check, range(len(items)), items)
         for errors, warnings in tqdm(results, total=len(items), desc="checking", disable=not progress):
             report.errors += errors
@@ -247,14 +245,3 @@ def _foreground(values: np.ndarray, lossy: bool) -> np.ndarray:
     if values.ndim == 3:
         values = values.max(axis=-1)
     return values > (_JPEG_LEVELS if lossy else 0)
-
-
-@contextmanager
-def _whole_files_only() -> Iterator[None]:
-    """Pillow can be told to fill up truncated files; other libraries do so for the whole process."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from monai_kd._pictures import read_picture
+from monai_kd._pictures import read_picture, whole_pictures
 from monai_kd.data._splits import content_keys
 from monai_kd.data.checks import DataError, why_unreadable
 
@@ -93,7 +93,7 @@ def _read(paths: list[Path], progress: bool) -> tuple[np.ndarray, dict[Path, str
     """
     details = np.zeros((len(paths), _SIDE * _SIDE), dtype=np.float32)
     problems = {}
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with whole_pictures(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         read = tqdm(pool.map(_detail, paths), total=len(paths), desc="near duplicates", disable=not progress)
         for row, (found, path) in enumerate(zip(read, paths)):
             if isinstance(found, Exception):

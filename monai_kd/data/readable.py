@@ -68,6 +68,7 @@ class UnreadableCases:
         self._total = 0
         self._left_out: dict[tuple[str, int], Case] = {}  # by files and index
         self._names: dict[str, bool] = {}  # of these: whether the first of the name stays
+        self._firsts: dict[int, tuple[Sequence[Any], dict[str, int]]] = {}  # by list: the first index of these
         self._noted: dict[str, Case] = {}
         self._folder = ""
         if policy == "skip":
@@ -110,6 +111,7 @@ class UnreadableCases:
         self._total = max(self._total, total)
         self._left_out |= found
         self._names |= names
+        self._firsts.clear()
         self._check_number(len(self._left_out), self.found)
 
     def hear(self) -> None:
@@ -120,9 +122,7 @@ class UnreadableCases:
     def leaves_out(self, items: Sequence[Any], index: int) -> bool:
         """Whether the check at the start has found this item of a list."""
         first_stays = self._names.get(name := _identity(items[index])) if self._names else None
-        if first_stays:
-            return any(_identity(items[before]) == name for before in range(index))
-        return first_stays is not None
+        return self._first(items).get(name, index) < index if first_stays else first_stays is not None
 
     def readable(self, items: Sequence[Any]) -> list[Any]:
         """Those that are not left out."""
@@ -156,6 +156,17 @@ class UnreadableCases:
         left_out = set(self._left_out.values())
         number = len(left_out) + len({case.path for case in cases if case not in left_out})
         self._check_number(number, lambda: list(dict.fromkeys(cases)))
+
+    def _first(self, items: Sequence[Any]) -> dict[str, int]:
+        """Where in a list each of the names left out is first."""
+        known, first = self._firsts.get(id(items), (None, {}))
+        if known is not items:
+            first = {}
+            for index, item in enumerate(items):
+                if (name := _identity(item)) in self._names:
+                    first.setdefault(name, index)
+            self._firsts[id(items)] = items, first
+        return first
 
     def _notes(self) -> Iterator[str]:
         return (name for name in os.listdir(self._folder) if name.endswith(".json")) if self._folder else iter(())

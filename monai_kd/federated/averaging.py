@@ -20,15 +20,15 @@ def average_weights(states: Mapping[str, Mapping[str, Tensor]], cases: Mapping[s
     https://arxiv.org/abs/1602.05629
 
     Args:
-        states: by site, the tensors by name; the same names and shapes at each.
+        states: by site, the tensors by name; the same names, shapes and types at each.
         cases: by site, how many it was trained on.
 
     Returns:
-        Tensors of the names, shapes and types of the first site.
+        Tensors of the names, shapes and types that the sites have.
 
     Raises:
-        ValueError: no site, a site without cases, names or shapes that differ, a value that is not finite; the site is
-            in the message.
+        ValueError: no site, a site without cases, names, shapes or types that differ, a value that is not finite; the
+            site is in the message.
 
     Example:
         >>> states = {"a": {"weight": torch.tensor([0.0, 8.0])}, "b": {"weight": torch.tensor([4.0, 0.0])}}
@@ -49,15 +49,19 @@ def average_weights(states: Mapping[str, Mapping[str, Tensor]], cases: Mapping[s
 
 def _check(site: str, state: Mapping[str, Tensor], other: str, expected: Mapping[str, Tensor]) -> None:
     wrong = sorted(state.keys() ^ expected.keys())
-    wrong = wrong or [name for name, value in state.items() if value.shape != expected[name].shape]
+    wrong = wrong or [name for name, value in state.items() if _kind(value) != _kind(expected[name])]
     if wrong:
         raise ValueError(
-            f"the networks of the sites '{other}' and '{site}' differ: {len(wrong)} entries in name or shape, "
+            f"the networks of the sites '{other}' and '{site}' differ: {len(wrong)} entries in name, shape or type, "
             f"'{wrong[0]}' the first. All sites train the same student: give all the same settings of it."
         )
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"site '{site}' sent '{name}' with values that are not finite; its training diverged.")
+
+
+def _kind(value: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return value.shape, value.dtype
 
 
 def _mean(shares: list[tuple[float, Tensor]]) -> Tensor:

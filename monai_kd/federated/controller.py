@@ -14,8 +14,9 @@ from torch import Tensor
 
 from monai_kd._files import save_whole
 from monai_kd.checkpoints import read_state_dict
+from monai_kd.federated.answers import Answer, read_answer
 from monai_kd.federated.averaging import average_weights
-from monai_kd.federated.exchange import FAILED, from_arrays, to_arrays
+from monai_kd.federated.exchange import FAILED, to_arrays
 from monai_kd.federated.job import MODEL, SCORES, SERVER_SETTINGS, STATE
 from monai_kd.federated.scores import write_scores
 
@@ -26,8 +27,8 @@ class StudentAveraging(ModelController):
     """Federated averaging of the sites' students by ``server.json``; a job that :func:`write_job` wrote names it.
 
     After each round it writes ``federation.pt``, from which a server that was stopped goes on, then ``model.pt``, the
-    average, and ``rounds.csv``. All sites take part in each round; one that fails, or does not answer in time, ends the
-    federation by its name, and what the rounds before have written stays.
+    average, and ``rounds.csv``. All sites take part in each round; one that fails, answers what cannot be used, or does
+    not answer in time, ends the federation by its name, and what the rounds before have written stays.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class StudentAveraging(ModelController):
             replies = self._ask("initial", {}, 0, first)
             if replies is None:
                 return None
-            weights = from_arrays(replies[first[0]].params)
+            weights = replies[first[0]].weights
         return {"done": 0, "weights": weights, "rows": []}
 
     def _round(self, state: dict[str, Any]) -> dict[str, Any] | None:
@@ -67,16 +68,20 @@ class StudentAveraging(ModelController):
         replies = self._ask("train", state["weights"], number, self._settings["sites"])
         if replies is None:
             return None
-        said = {site: reply.meta for site, reply in sorted(replies.items())}
+        said = {site: reply.said for site, reply in sorted(replies.items())}
         rows = self._with_global(state["rows"], number, said)
         rows += [
             {"round": number + 1, "site": site, **_counts(one), "site_score": one["site_score"], "global_score": None}
             for site, one in said.items()
         ]
-        weights = average_weights(
-            {site: from_arrays(reply.params) for site, reply in replies.items()},
-            {site: one["cases"] for site, one in said.items()},
-        )
+        try:
+            weights = average_weights(
+                {site: reply.weights for site, reply in replies.items()},
+                {site: one["cases"] for site, one in said.items()},
+            )
+        except ValueError as error:
+            self._end(f"round {number + 1} has no average: {error}")
+            return None
         self._save(state := {"done": number + 1, "weights": weights, "rows": rows})
         self.info(f"round {number + 1} of {self._settings['rounds']} is done")
         return state
@@ -86,7 +91,7 @@ class StudentAveraging(ModelController):
         number = self._settings["rounds"]
         replies = self._ask("validate", state["weights"], number, self._settings["sites"])
         if replies is not None:
-            said = {site: reply.meta for site, reply in sorted(replies.items())}
+            said = {site: reply.said for site, reply in sorted(replies.items())}
             self._save({**state, "rows": self._with_global(state["rows"], number, said), "finished": True})
 
     def _with_global(self, rows: list[Any], number: int, said: dict[str, Any]) -> list[Any]:
@@ -101,21 +106,30 @@ class StudentAveraging(ModelController):
             for row in rows
         ]
 
-    def _ask(self, task: str, weights: dict[str, Tensor], number: int, sites: list[str]) -> dict[str, FLModel] | None:
+    def _ask(self, task: str, weights: dict[str, Tensor], number: int, sites: list[str]) -> dict[str, Answer] | None:
         """The sites' answers by name; ``None`` when the federation has ended by the name of one without."""
         data = FLModel(params=to_arrays(weights), current_round=number, total_rounds=self._settings["rounds"])
         answers = self.send_model_and_wait(task, data, sites, timeout=self._settings["longest_round"])
         replies = {answer.meta["client_name"]: answer for answer in answers}
-        failed = {site: str(reply.meta[FAILED]) for site, reply in replies.items() if FAILED in reply.meta}
-        silent = [site for site in sites if site not in replies]
-        if failed or silent:
-            problems = [f"site '{site}' failed ({kind}); its own log says why" for site, kind in failed.items()]
-            problems += [f"site '{site}' did not answer" for site in silent]
-            message = f"{'; '.join(problems)}; in {'validation' if task == 'validate' else f'round {number + 1}'}."
-            self.error(message)
-            self.panic(message)
+        found, problems = {}, []
+        for site in sites:
+            if site not in replies:
+                problems.append(f"site '{site}' did not answer")
+            elif FAILED in (said := replies[site].meta):
+                problems.append(f"site '{site}' failed ({said[FAILED]}); its own log says why")
+            else:
+                try:
+                    found[site] = read_answer(task, replies[site].params, said)
+                except (TypeError, ValueError) as error:
+                    problems.append(f"site '{site}' sent what cannot be used: {str(error).rstrip('.')}")
+        if problems:
+            self._end(f"{'; '.join(problems)}; in {'validation' if task == 'validate' else f'round {number + 1}'}.")
             return None
-        return replies
+        return found
+
+    def _end(self, message: str) -> None:
+        self.error(message)
+        self.panic(message)
 
     def _save(self, state: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

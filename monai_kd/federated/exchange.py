@@ -38,8 +38,19 @@ def to_arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """Tensors of the arrays, by name; they share no memory.
 
+    Raises:
+        TypeError: something else than arrays of numbers by their names.
+
     Example:
         >>> from_arrays({"bias": np.zeros(2, dtype=np.float32)})
         {'bias': tensor([0., 0.])}
     """
-    return {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+    if not isinstance(arrays, Mapping) or not all(isinstance(name, str) for name in arrays):
+        raise TypeError(f"expected arrays by name, got a {type(arrays).__name__}.")
+    tensors = {}
+    for name, value in arrays.items():
+        try:
+            tensors[name] = torch.from_numpy(np.array(value))
+        except (TypeError, ValueError):
+            raise TypeError(f"'{name}' is no array of numbers, but a {type(value).__name__}.") from None
+    return tensors

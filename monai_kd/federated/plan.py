@@ -104,10 +104,11 @@ def plan_federation(
     if missing := [str(path) for path in (*files, *given.values()) if not path.is_file()]:
         raise FileNotFoundError(f"no file at {missing}.")
     common, own = _by_site(overrides or {})
+    numbers = {"rounds": (rounds, 1), "local_epochs": (local_epochs, 1), "longest_round": (longest_round, 0)}
     problems = [
-        f"{name} is a whole number from 1, got {value}"
-        for name, value in (("rounds", rounds), ("local_epochs", local_epochs))
-        if value < 1
+        f"{name} is a whole number from {least}, got {value}"
+        for name, (value, least) in numbers.items()
+        if value < least
     ]
     problems += _site_problems(sites, own)
     if taken := sorted(key for keys in (common, *own.values()) for key in keys if key in _OWN_KEYS):

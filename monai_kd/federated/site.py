@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from ignite.engine import Engine, Events
 from monai.bundle.workflows import ConfigWorkflow
 from monai.engines.evaluator import SupervisedEvaluator
 from monai.engines.trainer import SupervisedTrainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_kd._bundle_configs import read_config
 from monai_kd._bundle_scripts import importable
@@ -56,8 +57,9 @@ class FederatedSite:
 
     A round puts the given weights into the student and trains it for some epochs. All else stays: the teachers, the
     adapters, banks and mean teacher of the distiller, the optimiser and the schedule go on where the last round left
-    them, so that the rounds of a single site are one training, bit by bit. They are kept in ``rounds/`` behind each
-    round: a site that was stopped and is made anew in the same folder goes on from there, also bit by bit.
+    them, so that the rounds of a single site are one training, bit by bit. They are kept in ``rounds/`` before the
+    first round and behind each: a site that was stopped and is made anew in the same folder goes on from there, also
+    bit by bit.
 
     Args:
         bundle: its folder; ``train.json`` (or YAML) has ``train#trainer`` and ``validate#evaluator``.
@@ -101,6 +103,7 @@ class FederatedSite:
             self.trainer, self.evaluator = self._engines()
             self._cases = sum(training_split(self._flow.parser).values())
             self._parts = self._flow.parser.get_parsed_content(_RESUME) if _RESUME in self._flow.parser else None
+        self._unset = [] if self._parts is None else _unset(self._parts.objects)
         if self._parts is not None:  # written each epoch; what counts here is the end of a round
             for path in (self._parts.path, self._parts.previous):
                 path.unlink(missing_ok=True)
@@ -125,6 +128,8 @@ class FederatedSite:
             CheckpointError: the weights are not of this student, or what was kept is of another training.
             Stopped: ``should_stop`` said so; the round can be repeated.
         """
+        if number == self._done == 0:
+            self._keep(0)  # what a repetition of this round begins with
         self._go_to(number)
         given = self.score(weights)
         self._should_stop, self._done = should_stop, -1  # neither before nor behind the round
@@ -194,11 +199,14 @@ class FederatedSite:
             return
         kept = self._kept(number)
         if kept is not None and kept.path.exists():
+            for constant in self._unset:
+                constant.fill_(math.nan)  # a number would not be given up for it
             kept.load(self.trainer)
         else:
+            how = "begin anew" if self._done == 0 else "stay as they are"
             logger.warning(
                 f"of the {number} rounds before this one the site has nothing in '{self.folder / 'rounds'}': its "
-                "adapters, banks and optimiser begin anew."
+                f"adapters, banks and optimiser {how}."
             )
         self._done = number
 
@@ -221,3 +229,10 @@ class FederatedSite:
     def _stop_if_asked(self, engine: Engine) -> None:
         if self._should_stop():
             engine.terminate()
+
+
+def _unset(objects: Mapping[str, Any]) -> list[Tensor]:
+    """Constants that the first batch sets: not a number before it."""
+    states = [thing.state_dict() for thing in objects.values() if isinstance(thing, nn.Module)]
+    values = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+    return [value for value in values if value.is_floating_point() and value.isnan().all()]

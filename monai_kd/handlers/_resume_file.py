@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monai_kd._launcher import job_number
 from monai_kd._processes import largest
 from monai_kd._torch_files import damaged_part
 from monai_kd.checkpoints import CheckpointError, readable_reason
@@ -90,7 +91,7 @@ def job() -> str | None:
     """What torchrun's restarts of one job have in common and no other job has; ``None`` outside of it."""
     name, errors = (os.environ.get(f"TORCHELASTIC_{key}", "") for key in ("RUN_ID", "ERROR_FILE"))
     if name and os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
-        return name  # each machine has folders of its own
+        return job_number()  # each machine has folders of its own
     folders = Path(errors).parents  # <folder of the job>/attempt_0/0/error.json
     return f"{name} {folders[2]}" if name and len(folders) > 3 else None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_kd._processes import share, together
+from monai_kd._processes import processes, sum_of_all, together
 
 __all__ = ["WeightedCrossEntropyLoss"]
 
@@ -15,8 +16,8 @@ class WeightedCrossEntropyLoss(nn.CrossEntropyLoss):
 
     With class weights w it is ``sum_i w[y_i] loss_i / sum_i w[y_i]``. A process whose batch has the lighter classes
     would count as much as one with the heavier, and what an item counts would depend on which others its process
-    has. Here each process's mean counts by its share of the weights: the average over processes is the mean over all
-    their items. A process's own value is not that mean, ``SaveHistory`` averages them.
+    has. Here each process's mean counts by its share of the weights, which may be none: the average over processes is
+    the mean over all their items. A process's own value is not that mean, ``SaveHistory`` averages them.
 
     Args:
         weight: of the classes (C,), such as ``monai_kd.data.class_weights`` gives; equal ones if ``None``.
@@ -39,9 +40,13 @@ class WeightedCrossEntropyLoss(nn.CrossEntropyLoss):
         """The loss of logits (B, C, *spatial) and classes (B, *spatial), a scalar."""
         if target.is_floating_point():
             raise ValueError(f"expected class indices (B, *spatial), got {tuple(target.shape)} of {target.dtype}.")
-        value = super().forward(input, target)
         if not together():
-            return value
+            return super().forward(input, target)
+        ignored, smoothing = self.ignore_index, self.label_smoothing
+        own = F.cross_entropy(
+            input, target, self.weight, ignore_index=ignored, reduction="sum", label_smoothing=smoothing
+        )
         counted = target[target != self.ignore_index]
-        weights = torch.ones_like(counted, dtype=value.dtype) if self.weight is None else self.weight[counted]
-        return value * share(weights.sum())
+        weights = torch.ones_like(counted, dtype=own.dtype) if self.weight is None else self.weight[counted]
+        total = sum_of_all(weights.sum())
+        return own * processes() / torch.where(total == 0, 1, total)

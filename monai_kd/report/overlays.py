@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from monai_kd._pictures import FORMATS
+
 __all__ = ["PREDICTION", "TRUTH", "partner", "save_overlays"]
 
 TRUTH, PREDICTION = "#37e36b", "#ffd23f"
@@ -41,7 +43,7 @@ def save_overlays(
     figure = Figure(figsize=(3.2 * columns, 2.7 * rows + 0.4), layout="constrained")
     axes = np.asarray(figure.subplots(rows, columns, squeeze=False))
     for row, image in enumerate(images):
-        frame = np.asarray(Image.open(image).convert("RGB"))
+        frame = np.asarray(Image.open(image, formats=FORMATS).convert("RGB"))
         truth = _mask(Path(labels[row]), frame) if labels is not None else None
         for column, (title, folder) in enumerate(predictions.items()):
             axis = axes[row, column]
@@ -65,7 +67,7 @@ def _outline(axis: object, mask: NDArray[np.bool_], colour: str) -> None:
 
 
 def _mask(path: Path, frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    mask = np.asarray(Image.open(path).convert("L")) > 127
+    mask = np.asarray(Image.open(path, formats=FORMATS).convert("L")) > 127
     if mask.shape != frame.shape[:2]:
         raise ValueError(f"'{path}' is {mask.shape}, its frame {frame.shape[:2]}; write masks at the frame's own size.")
     return mask

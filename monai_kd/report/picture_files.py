@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from monai_kd._pictures import FORMATS
 from monai_kd.report.study import Run, Study
 
 __all__ = ["VOLUMES", "Mask", "Picture", "files_of", "mask_of", "read_frame", "read_labels", "read_volume"]
@@ -82,13 +83,13 @@ def _stem(name: str) -> str:
 
 
 def read_frame(path: Path) -> Picture:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def read_labels(path: Path) -> Mask:
     """A mask file as a label map: 0 and 255 are 0 and 1, small numbers are labels."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         values = np.asarray(image.convert("L"))
     return values if values.max(initial=0) <= _MOST_LABELS else (values > 127).astype(np.uint8)
 

@@ -66,13 +66,15 @@ def read_nifti(path: Path) -> StoredVolume:
 def write_labels(path: Path, labels: np.ndarray, like: StoredVolume) -> None:
     """Write a label map (d0, d1, d2), uint8, whole or not at all, with the place in space of the volume it is of.
 
-    Nothing else of the volume's header is taken over.
+    Nothing else of the volume's header is taken over; of its two affines the one that is not in use is left out where
+    its numbers give none.
     """
     image = nibabel.Nifti1Image(labels, like.affine)
     for name in ("sform", "qform"):
         code = int(like.header[f"{name}_code"])
         known = code if code in _CODES else int(code > 0)  # "scanner" for what the format does not know
-        getattr(image, f"set_{name}")(getattr(like.header, f"get_{name}")() if known else None, known)
+        place = _place(like.header, name) if known else None
+        getattr(image, f"set_{name}")(place, 0 if place is None else known)
     if int(like.header["sform_code"]) <= 0 and int(like.header["qform_code"]) <= 0:
         image.set_sform(like.affine, "aligned")
     image.header.set_xyzt_units("mm")
@@ -80,3 +82,12 @@ def write_labels(path: Path, labels: np.ndarray, like: StoredVolume) -> None:
     if path.name.lower().endswith(".gz"):
         content = _nifti.gzip_module.compress(content, compresslevel=1, mtime=0)
     save_whole(path, lambda file: file.write(content))
+
+
+def _place(header: nibabel.Nifti1Header, name: str) -> np.ndarray | None:
+    """The affine of a header's "sform" or "qform"; ``None`` if its numbers give none."""
+    try:
+        place = np.asarray(getattr(header, f"get_{name}")())
+    except (ValueError, nibabel.spatialimages.HeaderDataError):  # a quaternion longer than 1
+        return None
+    return place if np.isfinite(place).all() else None

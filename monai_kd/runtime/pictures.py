@@ -21,7 +21,6 @@ from monai_kd.runtime.resizing import resize_area, resize_bilinear
 __all__ = ["LoadedPicture", "PictureStudent"]
 
 _CHANNELS = {"RGB": 3, "L": 1}
-_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 _RESIZE: dict[str, Callable[[np.ndarray, tuple[int, int]], np.ndarray]] = {
     "area": resize_area,
     "bilinear": resize_bilinear,
@@ -80,7 +79,7 @@ class PictureStudent:
             OSError: the file cannot be read.
             ValueError: it is no picture, or one of a mode that the bundle does not convert.
         """
-        with read_picture(path, _FORMATS) as file:
+        with read_picture(path) as file:
             if not self._converts and file.mode != self._channels:
                 raise ValueError(
                     f"a picture of mode {file.mode}; the bundle reads those of mode {self._channels} and converts "

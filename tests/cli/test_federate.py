@@ -30,6 +30,8 @@ def test_a_job_is_written_without_nvflare(tmp_path, capsys):
     [
         (["--sites", "a=/a"], 2, "give --output to simulate, or --export to write a job"),
         (["--sites", "a=/a", "-o", "x", "--export", "y"], 2, "give --output to simulate, or --export to write a job"),
+        (["--sites", "a=/a", "--export", "y", "--at-once", "1"], 2, "--at-once and --json are of a simulation"),
+        (["--sites", "a=/a", "--export", "y", "--json"], 2, "leave them out with --export"),
         (["--sites", "a", "--export", "y"], 2, "takes NAME=FOLDER"),
         (["--sites", "a=/a,a=/b", "--export", "y"], 2, "each name once; got 'a=/b'"),
         (["--sites", "a=/a", "--rounds", "0", "--export", "y"], 2, "'--rounds'"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.data import DataLoader
 from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, Lambdad, LoadImaged, RandAdjustContrastd
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from monai_kd.data import (
     Case,
@@ -22,6 +22,7 @@ from monai_kd.data import (
     UnreadableError,
     VolumeCacheDataset,
     check_datalist,
+    readable,
 )
 from monai_kd.errors import user_message
 
@@ -241,6 +242,38 @@ def test_of_an_item_that_is_listed_twice_the_first_stays(items):
     both = skipping()
     check_datalist(listed).raise_if_bad(both, listed)
     assert [item["index"] for item in both.readable(listed)] == [0, 1, 3, 4]
+
+
+def test_a_list_is_looked_through_once(items, monkeypatch):
+    """Whatever its length, however often items are asked for, and anew where more are left out."""
+    unreadable = skipping()
+    listed = [*items, *map(dict, items[:2])]
+    cases = [(Case(index, listed[index]["image"], "image already listed"), listed[index]) for index in (10, 11)]
+    looked = []
+    monkeypatch.setattr(readable, "_identity", lambda item, of=readable._identity: looked.append(1) or of(item))
+    unreadable.leave_out(cases[:1], total=12, good=items)
+    looked.clear()
+    assert [unreadable.leaves_out(listed, 10) for _ in range(20)] == [True] * 20
+    assert not unreadable.leaves_out(listed, 0)
+    assert len(looked) <= 21 + len(listed)
+    assert not unreadable.leaves_out(listed, 11)
+    unreadable.leave_out(cases[1:], total=12, good=items)
+    assert unreadable.leaves_out(listed, 11)
+    assert [unreadable.leaves_out(listed[10:], index) for index in (0, 1)] == [False, False]
+
+
+def test_programs_are_not_run_for_a_reason(tmp_path, monkeypatch):
+    """A file that MONAI's reader refuses is looked at once more, to say why."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    reason = readable._reason(str(tmp_path / "a.png"), RuntimeError("LoadImage cannot find a suitable reader"))
+    assert reason.startswith("cannot be read: cannot identify image file")
+    assert not (tmp_path / "started").exists()
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
 
 
 def test_an_item_without_a_file_cannot_be_left_out():

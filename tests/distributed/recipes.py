@@ -46,7 +46,11 @@ LAW = {
     "mhakd mean teachers": (MHAKD, ["mean_teachers.json"], CLASSES, {"feature_weight": 1.0}),
 }
 # Trained as good as not at all: one network validates in one process and in several.
-VALIDATION = {"kdas at rest": (KDAS, [], FRAMES, AT_REST), "kidney at rest": (KIDNEY, [], CT, {**SMOOTH, **AT_REST})}
+VALIDATION = {
+    "kdas at rest": (KDAS, [], FRAMES, AT_REST),
+    "kidney at rest": (KIDNEY, [], CT, {**SMOOTH, **AT_REST}),
+    "liver at rest": (LIVER, [], CT, {**SMOOTH, **AT_REST}),
+}
 # What the law must see: PyTorch's mean over each process's own class weights.
 WRONG = {"hdkd": (HDKD, [], CLASSES, {"loss_function#_target_": "torch.nn.CrossEntropyLoss"})}
 # As they are: with what is drawn and batch statistics, and counts that no number of processes divides.

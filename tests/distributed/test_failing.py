@@ -65,7 +65,17 @@ def ended_soon(folder):
     return time.time() - float((folder / "time").read_text(encoding="utf-8")) < SOON
 
 
-def test_a_process_that_fails_ends_the_training_with_its_reason(common, tmp_path):
+# Where processes meet: in the launcher's store, or in one of process 0, as on several machines with restarts.
+STORES = ["launcher", pytest.param("process 0", marks=pytest.mark.distributed)]
+
+
+@pytest.fixture(params=STORES)
+def store(request, monkeypatch):
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", str(int(request.param == "process 0")))
+    return request.param
+
+
+def test_a_process_that_fails_ends_the_training_with_its_reason(common, store, tmp_path):
     status, shown, errors = finished(start(common, tmp_path / "run", NOT_FINITE))
     assert status == 1, shown[-5000:]
     assert ended_soon(tmp_path / "run")
@@ -80,6 +90,18 @@ def test_a_process_that_fails_ends_the_training_with_its_reason(common, tmp_path
     assert "traceback : distillation term" in cause
     resume = weights(tmp_path / "run" / "models" / "distilled_resume.pt")
     assert resume["trainer"]["epoch"] == 1
+
+
+@pytest.mark.distributed
+def test_what_is_wrong_in_all_processes_ends_them_before_the_training(common, store, tmp_path):
+    status, shown, errors = finished(start({**common, "batch_size": 0}, tmp_path / "run", "None"))
+    assert status == 1, shown[-5000:]
+    said = [line for line in errors.splitlines() if "error: settings that cannot be used:" in line]
+    assert len(said) == 1 or (store == "process 0" and len(said) == 2)  # process 0 may have ended before the other asks
+    assert "batch_size must be a whole number from 1, got 0" in errors
+    assert "not there any more" not in shown
+    assert shown.count("Traceback") == 1  # the launcher's own
+    assert not (tmp_path / "run" / "models").exists()
 
 
 @pytest.fixture(scope="module")

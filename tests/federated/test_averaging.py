@@ -77,6 +77,7 @@ def without(state, name):
     [
         (lambda b: without(b, "scale"), 1, "sites 'a' and 'b' differ: 1 entries .* 'scale'"),
         (lambda b: {**b, "weight": b["weight"].T}, 1, "sites 'a' and 'b' differ: 1 entries .* 'weight'"),
+        (lambda b: {**b, "half": b["half"].float()}, 1, "sites 'a' and 'b' differ: 1 entries .* 'half'"),
         (lambda b: {**b, "scale": torch.tensor(math.nan)}, 1, "site 'b' sent 'scale' with values that are not finite"),
         (lambda b: b, 0, "site 'b' counts by its cases, a whole number from 1; got 0"),
         (lambda b: b, None, "site 'b' counts by its cases, a whole number from 1; got None"),

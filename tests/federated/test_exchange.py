@@ -25,6 +25,22 @@ def test_arrays_and_nothing_else_are_sent():
     assert {type(value) for value in to_arrays(STATE).values()} == {np.ndarray}
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "expected arrays by name, got a NoneType"),
+        ([np.zeros(2)], "expected arrays by name, got a list"),
+        ({1: np.zeros(2)}, "expected arrays by name, got a dict"),
+        ({"weight": "1.5"}, "'weight' is no array of numbers, but a str"),
+        ({"weight": None}, "'weight' is no array of numbers, but a NoneType"),
+        ({"weight": [1, [2, 3]]}, "'weight' is no array of numbers, but a list"),
+    ],
+)
+def test_what_is_no_array_is_named(given, message):
+    with pytest.raises(TypeError, match=message):
+        from_arrays(given)
+
+
 def test_a_type_that_numpy_has_not_is_refused():
     with pytest.raises(TypeError, match=r"'weight' is of torch.bfloat16, which cannot be sent; keep .* in float32"):
         to_arrays({"weight": torch.ones(2, dtype=torch.bfloat16)})

@@ -10,8 +10,7 @@ SITES = {"a": "/data/a", "b": "/data/b"}
 
 
 def test_a_site_has_the_common_keys_and_its_own():
-    given = {"batch_size": 1, "b:batch_size": 4, "b:train#trainer#amp": False, "a:dataset_dir": "$1"}
-    given.pop("a:dataset_dir")
+    given = {"batch_size": 1, "b:batch_size": 4, "b:train#trainer#amp": False}
     plan = plan_federation(KIDNEY, SITES, 5, overrides=given)
     assert plan.overrides_of("a") == {"dataset_dir": "/data/a", "batch_size": 1}
     assert plan.overrides_of("b") == {"dataset_dir": "/data/b", "batch_size": 4, "train#trainer#amp": False}
@@ -26,8 +25,10 @@ def test_a_site_has_the_common_keys_and_its_own():
         (KIDNEY, {"a": "data"}, {}, "the data of site 'a' need a whole path, got 'data'"),
         (KIDNEY, SITES, {"rounds": 0}, "rounds is a whole number from 1, got 0"),
         (KIDNEY, SITES, {"local_epochs": -1}, "local_epochs is a whole number from 1, got -1"),
+        (KIDNEY, SITES, {"longest_round": -5}, "longest_round is a whole number from 0, got -5"),
         (KIDNEY, SITES, {"overrides": {"epochs": 5}}, r"\['epochs'\] are the federation's own"),
         (KIDNEY, SITES, {"overrides": {"a:ckpt_dir": "x"}}, r"\['ckpt_dir'\] are the federation's own"),
+        (KIDNEY, SITES, {"overrides": {"a:dataset_dir": "$1"}}, r"\['dataset_dir'\] are the federation's own"),
         (KIDNEY, SITES, {"overrides": {"c:batch_size": 1}}, r"overrides are of the sites \['c'\]; there are a, b"),
         (KIDNEY, SITES, {"overrides": {"batchsize": 1}}, "no key 'batchsize' .* did you mean 'batch_size'?"),
         (KIDNEY, SITES, {"overrides": {"b:bach_size": 1}}, "no key 'bach_size' .* did you mean 'batch_size'?"),

@@ -93,13 +93,38 @@ def test_a_site_that_was_stopped_between_rounds_goes_on_exactly(made, whole, tmp
     assert differing(*(weights(path / "rounds" / f"{ROUNDS}.pt") for path in (tmp_path, folder))) == []
 
 
-def test_a_round_whose_answer_was_lost_is_repeated_exactly(made, whole, tmp_path):
+def at_round(made, whole, number, folder):
+    """A site that comes to a round: with what it has kept, or with nothing before the first one."""
+    if number > 0:
+        shutil.copytree(whole[0], folder, dirs_exist_ok=True)
+    return made.site(folder)
+
+
+any_round = pytest.mark.parametrize("number", [0, ROUNDS - 1])
+
+
+@any_round
+def test_a_round_whose_answer_was_lost_is_repeated_exactly(made, whole, number, tmp_path):
     """In the process that trained it, and in another one."""
-    folder, given, answers = whole
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    one = made.site(tmp_path)
+    _, given, answers = whole
+    one, kept = at_round(made, whole, number, tmp_path), []
     for _ in range(2):
-        assert differing(one.train(given[-2], ROUNDS - 1).weights, answers[-1].weights) == []
+        assert differing(one.train(given[number], number).weights, answers[number].weights) == []
+        kept.append(weights(tmp_path / "rounds" / f"{number + 1}.pt"))
+    assert kept[0]["trainer"]["epoch"] == number + 1
+    assert differing(*kept) == []
+    if number == 0:  # it goes on as if nothing had been lost
+        assert differing(one.train(given[1], 1).weights, answers[1].weights) == []
+
+
+@one_is_enough
+def test_what_cannot_be_gone_back_to_is_said_to_stay(made, whole, tmp_path, caplog):
+    _, given, _ = whole
+    one = made.site(tmp_path)
+    one.train(given[0], 0)
+    shutil.rmtree(tmp_path / "rounds")
+    one.train(given[0], 0)
+    assert "adapters, banks and optimiser stay as they are" in caplog.text
 
 
 @one_is_enough
@@ -112,17 +137,17 @@ def test_a_site_whose_folder_was_lost_begins_anew_and_says_so(made, whole, tmp_p
     assert found.global_score == answers[-2].site_score
 
 
+@any_round
 @one_is_enough
-def test_an_abort_ends_a_round_which_can_be_repeated(made, whole, tmp_path):
-    folder, given, answers = whole
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    one = made.site(tmp_path)
+def test_an_abort_ends_a_round_which_can_be_repeated(made, whole, number, tmp_path):
+    _, given, answers = whole
+    one = at_round(made, whole, number, tmp_path)
     steps = []
     one.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: steps.append(1))
     with pytest.raises(Stopped):
-        one.train(given[-2], ROUNDS - 1, should_stop=lambda: True)
+        one.train(given[number], number, should_stop=lambda: True)
     assert len(steps) == 1
-    assert differing(one.train(given[-2], ROUNDS - 1).weights, answers[-1].weights) == []
+    assert differing(one.train(given[number], number).weights, answers[number].weights) == []
 
 
 def test_the_last_two_rounds_are_kept(whole):

@@ -78,6 +78,7 @@ def _files() -> Iterator[Input]:
         "noise": np.random.default_rng(0).bytes(10_000),
         "a web page": b"<!DOCTYPE html><html><body>Not Found</body></html>",
         "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\nsize 1234\n",
+        "weights without checksums": _without_checksums(content),
         "a ZIP archive of a text": _zipped({"readme.txt": b"hello"}),
         "an empty ZIP archive": _zipped({}),
         "a ZIP archive of the right names and nonsense": _zipped(
@@ -113,6 +114,15 @@ def _flips(content: bytes) -> dict[str, bytes]:
             inner = part.filename.partition("/")[2]
             found |= {f"a flipped bit: the {what} of {inner}": flipped(content, at, 3) for what, at in places.items()}
     return found
+
+
+def _without_checksums(content: bytes) -> bytes:
+    """As it is saved after ``torch.serialization.set_crc32_options(False)``."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        return saved(torch.load(io.BytesIO(content), weights_only=True))
+    finally:
+        torch.serialization.set_crc32_options(True)
 
 
 def _zipped(files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
@@ -285,7 +295,7 @@ def _resume_files() -> Iterator[Input]:
     content = _resume()
     places = [0, 1, 100, *(len(content) * tenth // 10 for tenth in range(1, 10)), -22, -1]
     broken = cut(content, places)
-    broken |= _flips(content)
+    broken |= _flips(content) | {"a whole one without checksums": _without_checksums(content)}
     whole = torch.load(io.BytesIO(content), weights_only=True)
     for key in whole:
         broken[f"no {key}"] = saved({name: value for name, value in whole.items() if name != key})

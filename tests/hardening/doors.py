@@ -51,10 +51,34 @@ def bring(one: Input, name: str, watch: Callable[[], Any] = contextlib.nullconte
             (root / folder).chmod(0o777)
         path = one.write(root / "in")
         try:
-            with watch(), contextlib.redirect_stderr(io.StringIO()):
+            with watch(), contextlib.redirect_stderr(io.StringIO()), nothing_runs(root / "out"):
                 return DOORS[one.kind][name](one, path, root / "out")
         except Exception as error:
             return refused_by(error, *_names(path))
+
+
+@contextlib.contextmanager
+def nothing_runs(folder: Path) -> Iterator[None]:
+    """Within, code of a checkpoint and the program that Pillow starts would leave a folder behind."""
+    before, programs = Path.cwd(), os.environ["PATH"]
+    os.chdir(folder)
+    os.environ["PATH"] = f"{_programs()}{os.pathsep}{programs}"
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        os.environ["PATH"] = programs
+        if (folder / checkpoints.SENTINEL).exists():
+            raise WrongResult("code in it was executed")
+
+
+@cache
+def _programs() -> Path:
+    """A folder of programs, made once a process."""
+    folder = Path(tempfile.mkdtemp(prefix="programs-"))
+    (folder / "gs").write_text(f"#!/bin/sh\nmkdir {checkpoints.SENTINEL}\n", encoding="utf-8")
+    (folder / "gs").chmod(0o755)
+    return folder
 
 
 def _names(path: Any) -> list[str]:
@@ -191,20 +215,7 @@ def _datalist(one: Input, path: Path, out: Path) -> Outcome:
     return Outcome(HANDLED)
 
 
-# Checkpoints. Nothing in them may run.
-
-
-@contextlib.contextmanager
-def _nothing_runs(folder: Path) -> Iterator[None]:
-    """Within, code of a checkpoint would leave a folder behind."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-        if (folder / checkpoints.SENTINEL).exists():
-            raise WrongResult("code in it was executed")
+# Checkpoints.
 
 
 @door("load_weights", "checkpoint")
@@ -230,8 +241,7 @@ def _filled(one: Input, path: Path, out: Path, fill: Callable[[Any], Any]) -> Ou
         for value in net.state_dict().values():
             value.zero_()
     try:
-        with _nothing_runs(out):
-            fill(net)
+        fill(net)
     except Exception:
         if any(value.any() for value in net.state_dict().values()):
             raise WrongResult("a refused checkpoint has changed the network") from None
@@ -247,9 +257,8 @@ def _filled(one: Input, path: Path, out: Path, fill: Callable[[Any], Any]) -> Ou
 @door("ResumeCheckpoint", "checkpoint", "resume file")
 def _resume(one: Input, path: Path, out: Path) -> Outcome:
     trainer, resume = checkpoints.trainer_with(path)
-    with _nothing_runs(out):
-        if resume.load(trainer) != 2 or not one.handled:
-            raise WrongResult(f"'{path.name}' was taken")
+    if resume.load(trainer) != 2 or not one.handled:
+        raise WrongResult(f"'{path.name}' was taken")
     return Outcome(HANDLED)
 
 
@@ -258,11 +267,10 @@ def _resume(one: Input, path: Path, out: Path) -> Outcome:
 
 def _bundle_command(name: str, *words: Any) -> Door:
     def bring_to(one: Input, path: Path, out: Path) -> Outcome:
-        with _nothing_runs(out):
-            made = [out / "made"] if "-o" in words else []
-            before = words[:1] if name == "distill" else ()
-            command_line = [name, *before, path, *words[len(before) :], *made]
-            found = command(command_line, *configurations.NAMES, f"{path.name}'")
+        made = [out / "made"] if "-o" in words else []
+        before = words[:1] if name == "distill" else ()
+        command_line = [name, *before, path, *words[len(before) :], *made]
+        found = command(command_line, *configurations.NAMES, f"{path.name}'")
         if found.word == HANDLED and not one.handled:
             raise WrongResult(f"'{path.name}' was taken: {found.said}")
         return found
@@ -484,6 +492,8 @@ def prepare(kind: str) -> None:
 
 def forget() -> None:
     """Remove what was made once a process."""
+    if _programs.cache_info().currsize:
+        shutil.rmtree(_programs())
     for kind in ("picture", "volume"):
         if exported.cache_info().currsize:
             shutil.rmtree(exported(kind).parent, ignore_errors=True)

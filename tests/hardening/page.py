@@ -16,8 +16,8 @@ Results = dict[str, dict[str, dict[str, str]]]
 """A word by kind, input and door."""
 
 _ABOUT = {
-    "picture": "PNG, JPEG, BMP, TIFF and WebP files cut short at many places, with flipped bits in every part, with "
-    "headers that claim other sizes, of other kinds of pixels, and what is no file at all",
+    "picture": "PNG, JPEG, BMP, TIFF, WebP and other files cut short at many places, with flipped bits in every part, "
+    "with headers that claim other sizes, of other kinds of pixels, programs named .png, and what is no file at all",
     "volume": "NIfTI files cut short, with flipped bits, with every field of the header out of range, of claims up to "
     "2^121 bytes, packed so that they expand without end, and valid ones that few readers have met",
     "mask": "masks that are no masks, or not of their image",
@@ -66,12 +66,15 @@ _TAIL = """
 * **Before there is room for it.** A NIfTI file's header is checked by itself: its type, axes, affine, spacing and
   units, where its voxels begin, and whether the file can hold them: of `.nii.gz` no more than 1032 times its size, to
   which deflate can expand at most. Only then memory is taken, for that many voxels, and the rest of the file must be
-  their end: its checksum is right, and no more than 4 kB follow. A PNG or JPEG file that cannot hold the pixels it
-  claims is refused in the same way.
+  their end: its checksum is right, and no more than 4 kB follow. A picture is held against the
+  most that its compression can expand to: 1032 times for deflate, 64 for PackBits, 2731 for LZW, 64 pixels a bit for
+  JPEG. Pixels of one colour take no bits in a WebP file; one of more than 4 million pixels is refused where it has less
+  than a byte for 1032 of them. TIFF files that are packed in other ways are refused.
 * **By its checksums.** Pillow does not look at those of a PNG file's pixels, `torch.load` not at those of its tensors.
   Both are checked here.
 * **Without running it.** Checkpoints are read as tensors (`weights_only=True`). The corpus has a dozen that hold code;
-  none of it ran.
+  none of it ran. Pictures are BMP, GIF, JPEG, PNG, PPM, TIFF or WebP, whatever they are named: an EPS file is a
+  program, which Pillow would have Ghostscript run. None did; the checks refuse it before any transform reads it.
 * **One at a time.** A bad case in a folder does not stop the others: `monai-kd predict` does them all and lists what
   failed, with exit status 1. A check reads everything and reports all that is wrong at once.
 
@@ -79,7 +82,9 @@ _TAIL = """
 
 A JPEG file has no checksum: one whose pixels were damaged is what the decoder makes of it. The same holds for voxels of
 an unpacked `.nii` file and for numbers in a table that are numbers still. A SHA-256 of the file tells more, where
-you have one.
+you have one. A checkpoint that was saved after `torch.serialization.set_crc32_options(False)` has no checksums, and is
+refused; load it with `torch.load(weights_only=True)`, switch them on and save it again. In TIFF files packed by fax
+codes (Group 3 and 4) rows that are missing would be white; these are refused too.
 """
 
 

@@ -54,9 +54,20 @@ def rows(picture: np.ndarray) -> bytes:
     return zlib.compress(b"".join(b"\0" + row.tobytes() for row in picture))
 
 
+def tiff(size: tuple[int, int], packing: int, data: bytes, bits: int = 8, tile: int | None = None) -> bytes:
+    """A TIFF file of one strip or tile, RGB or of 1 bit."""
+    bands = 1 if bits == 1 else 3
+    found = {256: size[0], 257: size[1], 258: bits, 259: packing, 262: 2 if bands == 3 else 0, 277: bands}
+    found |= {273: 8, 278: size[1], 279: len(data)} if tile is None else {322: tile, 323: tile, 324: 8, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(found.items()))
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(found)) + entries + bytes(4)
+
+
 def inputs() -> Iterator[Input]:
     """All of them."""
     yield from _broken()
+    yield from _claims()
+    yield from _others()
     yield from _odd()
     for name, write in no_file("a.png").items():
         yield Input("picture", name, write)
@@ -174,6 +185,73 @@ def _broken() -> Iterator[Input]:
     yield Input("picture", "PNG with a text of 300 MB when unpacked", file_of(texts, "a.png"))
 
 
+def _claims() -> Iterator[Input]:
+    """Headers of 13,000 x 13,000 pixels, or of a tile of so many, before a few bytes."""
+    side = 13_000
+    found: dict[tuple[str, str], bytes] = {}
+    nothing = zlib.compress(bytes(100))
+    for what, packing, data in (
+        ("raw", 1, bytes(16)), ("LZW", 5, b"\x80\x00\x20\x50\x38\x24\x16\x0d\x07\x84"),
+        ("deflate", 8, nothing), ("deflate by its old number", 32946, nothing), ("PackBits", 32773, b"\x81\0" * 8),
+        ("JPEG", 7, b"\xff\xd8\xff\xd9"), ("old JPEG", 6, b"\xff\xd8\xff\xd9"), ("WebP", 50001, b"RIFF\0\0\0\0WEBP"),
+        ("LZMA", 34925, b"\xfd7zXZ\0\0\x04"), ("Zstandard", 50000, b"\x28\xb5\x2f\xfd"),
+        ("ThunderScan", 32809, bytes(16)), ("SGI", 34676, bytes(16)),
+    ):  # fmt: skip
+        found["a.tif", f"TIFF of {what} with 13,000 x 13,000 pixels by its header"] = tiff((side, side), packing, data)
+    found["a.tif", "TIFF of 13,000 x 13,000 bits, of which it has 128 rows"] = tiff(
+        (side, side), 4, b"\xff" * 16, bits=1
+    )
+    found["a.tif", "TIFF with a tile of 16,000 x 16,000 pixels"] = tiff(SIZE, 8, nothing, tile=16_000)
+    found["a.tif", "TIFF with a tile of no pixels"] = tiff(SIZE, 8, nothing, tile=0)
+    picture = Image.fromarray(pixels())
+    gif = bytearray(saved(picture.quantize(16), "GIF"))
+    found["a.png", "GIF with 13,000 x 13,000 pixels around its own, by its header"] = (
+        gif[:6] + struct.pack("<HH", side, side) + gif[10:]
+    )
+    place = gif.index(b",\0\0\0\0") + 5
+    gif[6:10] = gif[place : place + 4] = struct.pack("<HH", side, side)
+    found["a.png", "GIF with 13,000 x 13,000 pixels by its header"] = bytes(gif)
+    bmp = bytearray(saved(picture.quantize(16), "BMP"))
+    bmp[18:26], bmp[30:34] = struct.pack("<ii", side, side), struct.pack("<I", 1)
+    pixels_at = int.from_bytes(bmp[10:14], "little")
+    jumps = b"\0\2\0\xff" * 51  # each over 255 rows
+    found["a.bmp", "BMP with 13,000 x 13,000 pixels, jumped over"] = bytes(bmp[:pixels_at]) + jumps + b"\0\1"
+    found["a.png", "PPM with 13,000 x 13,000 pixels by its header"] = b"P6 13000 13000 255 " + bytes(20)
+    found["a.png", "PPM of words with 13,000 x 13,000 pixels by its header"] = b"P3 13000 13000 255 1 2 3"
+    webp = bytearray(saved(Image.new("RGB", (16, 16)), "WEBP", lossless=True))
+    sizes = int.from_bytes(webp[21:25], "little") >> 28 << 28 | (side - 1) << 14 | (side - 1)
+    webp[21:25] = sizes.to_bytes(4, "little")
+    found["a.webp", "WEBP of one colour with 13,000 x 13,000 pixels"] = bytes(webp)
+    webp = bytearray(saved(picture, "WEBP"))
+    place = webp.index(b"\x9d\x01\x2a") + 3
+    webp[place : place + 4] = struct.pack("<HH", side, side)
+    found["a.webp", "WEBP with 13,000 x 13,000 pixels by its header"] = bytes(webp)
+    for (name, what), content in found.items():
+        yield Input("picture", what, file_of(bytes(content), name))
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 20\n%%EndComments\n24 20 scale showpage\n%%EOF\n"
+"""A program; Pillow gives it to the command "gs"."""
+
+
+def _others() -> Iterator[Input]:
+    """Pictures of kinds that are not read, whatever their names say."""
+    picture = Image.fromarray(pixels())
+    with_preview = b"\xc5\xd0\xd3\xc6" + struct.pack("<6I", 30, len(EPS), 0, 0, 0, 0) + b"\xff\xff" + EPS
+    found = {
+        ("a.png", "EPS named .png"): EPS,
+        ("a.jpg", "EPS named .jpg"): EPS,
+        ("a.tif", "EPS with a place for a preview, named .tif"): with_preview,
+        ("a.png", "EPS behind the word %PDF"): b"%PDF-1.7\n" + EPS,
+        ("a.png", "an icon named .png"): saved(picture.resize((32, 32)), "ICO", sizes=[(32, 32)]),
+    }
+    found |= {("a.png", f"{form} named .png"): saved(picture, form) for form in ("PCX", "TGA", "SGI", "JPEG2000")}
+    for (name, what), content in found.items():
+        yield Input("picture", what, file_of(content, name))
+    bits = saved(Image.fromarray(np.asarray(picture.convert("L")) > 128), "TIFF", compression="group4")
+    yield Input("picture", "TIFF packed by Group 4", file_of(bits, "a.tif"))
+
+
 def _odd() -> Iterator[Input]:
     """Valid ones, with the pixels (H, W, 3) that they hold."""
     picture = Image.fromarray(pixels())
@@ -187,6 +265,8 @@ def _odd() -> Iterator[Input]:
     bmp = bytearray(saved(picture, "BMP"))
     bmp[22:26] = struct.pack("<i", -20)
     stripes = np.asarray(grey) > 128
+    gif = saved(pair[0], "GIF", save_all=True, append_images=pair[1:])
+    pad = ((0, 32 - SIZE[1]), (0, 32 - SIZE[0]), (0, 0))
     found: dict[tuple[str, str], bytes] = {
         ("a.png", "PNG of one pixel"): saved(picture.crop((0, 0, 1, 1)), "PNG"),
         ("a.png", "PNG of one row"): saved(picture.crop((0, 0, 24, 1)), "PNG"),
@@ -232,16 +312,29 @@ def _odd() -> Iterator[Input]:
         ("a.tif", "TIFF with pages"): saved(pair[0], "TIFF", save_all=True, append_images=pair[1:]),
         ("a.tif", "TIFF of CMYK"): saved(picture.convert("CMYK"), "TIFF"),
         ("a.tif", "TIFF packed by LZW"): saved(picture, "TIFF", compression="tiff_lzw"),
+        ("a.tif", "TIFF packed by deflate"): saved(picture, "TIFF", compression="tiff_adobe_deflate"),
+        ("a.tif", "TIFF packed by deflate, by its old number"): saved(picture, "TIFF", compression="tiff_deflate"),
+        ("a.tif", "TIFF packed by PackBits"): saved(picture, "TIFF", compression="packbits"),
+        ("a.tif", "TIFF packed by JPEG"): saved(picture, "TIFF", compression="jpeg"),
+        ("a.tif", "TIFF of one colour, packed by LZW"): saved(
+            Image.new("RGB", (1000, 1000)), "TIFF", compression="tiff_lzw"
+        ),
+        ("a.tif", "TIFF of one colour, packed by deflate"): saved(
+            Image.new("RGB", (1000, 1000)), "TIFF", compression="tiff_adobe_deflate"
+        ),
+        ("a.tif", "TIFF of 1 bit"): saved(Image.fromarray(stripes), "TIFF"),
+        ("a.tif", "TIFF with a tile"): tiff(SIZE, 8, zlib.compress(np.pad(pixels(), pad).tobytes()), tile=32),
         ("a.webp", "WEBP with frames"): saved(pair[0], "WEBP", save_all=True, append_images=pair[1:], lossless=True),
         ("a.webp", "WEBP with alpha"): saved(clear, "WEBP", lossless=True),
+        ("a.webp", "WEBP of one colour"): saved(Image.new("RGB", (1000, 1000)), "WEBP", lossless=True),
+        ("a.jpg", "two JPEG in one file that says so"): saved(pair[0], "MPO", save_all=True, append_images=pair[1:]),
+        ("a.png", "PPM named .png"): saved(picture, "PPM"),
+        ("a.png", "GIF named .png"): gif,
+        ("a.png", "GIF of one colour"): saved(Image.new("L", (1000, 1000)), "GIF"),
     }  # fmt: skip
     for (name, what), content in found.items():
         yield Input("picture", what, file_of(content, name), handled=EVERY, truth=as_pillow_reads)
-    gif = saved(pair[0], "GIF", save_all=True, append_images=pair[1:])
     yield Input("picture", "GIF with frames", file_of(gif, "a.gif"), handled=CHECKS, only=(*CHECKS, "predict a file"))
-    yield Input("picture", "GIF named .png", file_of(gif, "a.png"), handled=CHECKS)
-    ico = saved(picture.resize((32, 32)), "ICO", sizes=[(32, 32)])
-    yield Input("picture", "an icon named .png", file_of(ico, "a.png"), handled=CHECKS)
 
 
 def as_pillow_reads(path: Path) -> np.ndarray:

@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import EpsImagePlugin, Image
 
 from . import doors, running, worker
+from .corpus import corpus
 from .inputs import Input, file_of
 from .outcome import Outcome, WrongResult, refused, refused_by
 
@@ -40,6 +42,18 @@ def test_errors():
     assert refused_by(error_of(lambda: class_weights([], 1)), "a.png").word == "unclear"
     assert refused_by(MemoryError()).word == "memory"
     assert refused_by(WrongResult("other pixels")).word == "silent wrong"
+
+
+@pytest.mark.parametrize("name", ["EPS named .png", "EPS with a place for a preview, named .tif"])
+def test_a_started_program_is_seen(name, monkeypatch):
+    def take(one, path, out):
+        Image.open(path).load()
+
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # to be looked for
+    monkeypatch.setitem(doors.DOORS, "picture", {"taking": take})
+    one = corpus()[f"picture: {name}"]
+    assert doors.bring(one, "taking") == Outcome("silent wrong", "code in it was executed")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
 
 
 def _fill(one, path, out):

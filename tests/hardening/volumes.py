@@ -20,6 +20,7 @@ AFFINE = np.array([[-2.0, 0, 0, 30], [0, 2.0, 0, -20], [0, 0, 3.0, 5], [0, 0, 0,
 CHECKS = ("check_volumes", "monai-kd check")
 PREDICTIONS = ("predict a file", "predict a folder", "monai-kd predict")
 EVERY = CHECKS + PREDICTIONS
+LONGER = (1 + 3.5e-7, 0, 0)  # a quaternion, as rounding leaves it
 
 # Where a header of NIfTI-1 has what, and how.
 FIELDS = {
@@ -189,7 +190,6 @@ def _headers() -> Iterator[Input]:
         "voxels of a kilometre": {"srow_x": (1e6, 0, 0, 0), "srow_y": (0, 1e6, 0, 0), "srow_z": (0, 0, 1e6, 0)},
         "voxels of 400 mm": {"srow_x": (400, 0, 0, 0), "srow_y": (0, 400, 0, 0), "srow_z": (0, 0, 400, 0)},
         "voxels of a metre": {"srow_x": (1e3, 0, 0, 0), "srow_y": (0, 1e3, 0, 0), "srow_z": (0, 0, 1e3, 0)},
-        "a quaternion longer than 1 beside its affine": {"qform_code": 1, "quatern": (1, 1, 1)},
         "a spacing of NaN": {"pixdim": (1, nan, 2, 3, 1, 1, 1, 1)},
         "a spacing of infinity": {"pixdim": (1, inf, 2, 3, 1, 1, 1, 1)},
         "a spacing of 0": {"pixdim": (1, 0, 2, 3, 1, 1, 1, 1)},
@@ -205,6 +205,7 @@ def _headers() -> Iterator[Input]:
         "an origin of NaN": {"srow_x": (-2, 0, 0, nan)},
         "an affine from a quaternion of NaN": {"sform_code": 0, "qform_code": 1, "quatern": (nan, 0, 0)},
         "an affine from a quaternion longer than 1": {"sform_code": 0, "qform_code": 1, "quatern": (1, 1, 1)},
+        "an affine from a quaternion hardly longer than 1": {"sform_code": 0, "qform_code": 1, "quatern": LONGER},
         "an affine from an offset of NaN": {"sform_code": 0, "qform_code": 1, "qoffset": (nan, 0, 0)},
         "an affine from a negative spacing": {"sform_code": 0, "qform_code": 1, "pixdim": (1, -2, 2, 3, 1, 1, 1, 1)},
         "no affine and spacings of 0": {"sform_code": 0, "qform_code": 0, "pixdim": (1, 0, 0, 0, 1, 1, 1, 1)},
@@ -330,6 +331,15 @@ def _odd() -> Iterator[Input]:
                             values(), affine),
         ".nii with an unused quaternion longer than 1": (
             "a.nii", stored(quatern=(1, 1, 1), qform_code=0), values(), affine
+        ),
+        ".nii with a quaternion longer than 1 beside its affine": (
+            "a.nii", stored(quatern=(1, 1, 1), qform_code=1), values(), affine
+        ),
+        ".nii with a quaternion hardly longer than 1 beside its affine": (
+            "a.nii", stored(quatern=LONGER, qform_code=1), values(), affine
+        ),
+        ".nii with a quaternion of NaN beside its affine": (
+            "a.nii", stored(quatern=(float("nan"), 0, 0), qform_code=1), values(), affine
         ),
         ".nii with a quaternion alone and a first spacing of 0": (
             "a.nii", changed(quatern.to_bytes(), pixdim=(0, 2, 2, 3, 1, 1, 1, 1)), values(), None

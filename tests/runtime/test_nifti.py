@@ -60,6 +60,41 @@ def test_labels_lie_where_the_volume_lies(tmp_path, sform, qform):
     np.testing.assert_array_equal(np.asarray(made.dataobj), DATA > 0)
 
 
+LONGER = {"quatern_b": 1 + 3.5e-7, "quatern_c": 0, "quatern_d": 0}  # than 1, as rounding leaves it
+
+
+def with_quaternion(path, numbers, sform):
+    image = nibabel.Nifti1Image(DATA, AFFINE)
+    image.set_sform(AFFINE, sform)
+    image.set_qform(AFFINE, 1)
+    content = image.to_bytes()
+    header = nibabel.Nifti1Header(content[:348], check=False)
+    for name, number in numbers.items():
+        header[name] = number
+    path.write_bytes(header.binaryblock + content[348:])
+    return path
+
+
+@pytest.mark.parametrize("numbers", [LONGER, {"quatern_b": np.nan}, {"qoffset_x": np.inf}])
+def test_a_quaternion_that_is_none_does_not_matter_beside_an_affine(tmp_path, numbers):
+    """And is not handed on."""
+    stored = read_nifti(with_quaternion(tmp_path / "a.nii", numbers, sform=1))
+    np.testing.assert_array_equal(stored.affine, nibabel.load(tmp_path / "a.nii").affine)
+    write_labels(tmp_path / "b.nii", (DATA > 0).astype(np.uint8), stored)
+    made = nibabel.load(tmp_path / "b.nii")
+    np.testing.assert_allclose(made.affine, AFFINE, atol=1e-5)
+    assert (int(made.header["sform_code"]), int(made.header["qform_code"])) == (1, 0)
+    assert np.isfinite(made.get_qform()).all()
+
+
+def test_a_quaternion_longer_than_1_gives_no_affine(tmp_path):
+    path = with_quaternion(tmp_path / "a.nii", LONGER, sform=0)
+    with pytest.raises(
+        _nifti.NiftiError, match=r"no affine: its quaternion \[1.0000003.*, 0.0, 0.0\] is longer than 1"
+    ):
+        read_nifti(path)
+
+
 @pytest.mark.parametrize("cut", [4, 200, 360, -3])
 @pytest.mark.parametrize("packed", [True, False])
 def test_damaged_files_are_refused(tmp_path, cut, packed):
