@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -95,6 +96,7 @@ def leave_stops_to_the_training(loader: Any) -> None:
     workers = getattr(loader, "num_workers", 0)
     if workers and hasattr(signal, "sigwaitinfo") and getattr(begin, "func", None) is not _begin_worker:
         loader.worker_init_fn = partial(_begin_worker, begin)
+        loader.multiprocessing_context = _unstoppable(loader.multiprocessing_context)
 
 
 def name_of(number: int) -> str:
@@ -111,6 +113,22 @@ def say(line: str) -> None:
     """A line on the screen, from within a signal handler: it may have interrupted a print."""
     with suppress(OSError):
         os.write(2, f"\n{line}\n".encode())
+
+
+def _unstoppable(context: Any) -> Any:
+    """The same way to start processes, but SIGTERM waits in them, for it may come before :func:`_begin_worker` does."""
+    usual: Any = copy(context or multiprocessing.get_context())
+
+    class Process(usual.Process):
+        def start(self) -> None:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            try:
+                super().start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    usual.Process = Process
+    return usual
 
 
 def _begin_worker(begin: Callable[[int], None] | None, worker: int) -> None:

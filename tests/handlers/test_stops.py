@@ -19,6 +19,7 @@ from monai.data import Dataset
 from monai.engines.utils import IterationEvents
 from monai.transforms import Compose, Lambdad, RandFlipd, RandGaussianNoised
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data._utils import worker
 
 from monai_kd.checkpoints import CheckpointError
 from monai_kd.data import MultiScaleDataLoader
@@ -346,6 +347,21 @@ def test_processes_that_load_data_leave_stops_to_the_training(folder):
     run.until(3)
     assert len(set(killed)) == 2
     assert run.held() == (1, None)
+
+
+def test_they_do_from_their_first_moment_on(folder, monkeypatch):
+    """Before they have heard of it."""
+    loop = worker._worker_loop
+
+    def stopped_first(*arguments):
+        subprocess.run(["/bin/kill", "-TERM", str(os.getpid())], check=True)
+        loop(*arguments)
+
+    monkeypatch.setattr(worker, "_worker_loop", stopped_first)
+    run = Stopped(folder, init=1, num_workers=1, epochs=1)
+    run.resume.run(run.trainer)
+    assert run.held() == (1, None)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
 def test_processes_that_load_data_end_with_their_training(folder):
