@@ -5,6 +5,8 @@ import hashlib
 import json
 import logging
 import shutil
+import signal
+import sys
 
 import pytest
 import torch
@@ -21,12 +23,27 @@ def _in_group(rank, function, folder, processes):
     dist.destroy_process_group()
 
 
-@pytest.fixture(autouse=True)
-def loggers_that_speak():
-    """A bundle's logging file silences every logger there is and that it does not name, for all later tests."""
+_HOOK, _FACTORY = sys.excepthook, logging.getLogRecordFactory()
+_SIGNALS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def _put_back():
+    sys.excepthook = _HOOK
+    logging.setLogRecordFactory(_FACTORY)
+    for number, handler in _SIGNALS.items():
+        signal.signal(number, handler)
     for logger in logging.root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.disabled = False
+
+
+@pytest.fixture(autouse=True)
+def what_a_bundle_changes_is_put_back():
+    """Its ``initialize`` shortens what the program says when it ends, by an error or a signal; its logging file
+    silences every logger there is and that it does not name."""
+    _put_back()
+    yield
+    _put_back()
 
 
 @pytest.fixture

@@ -18,10 +18,6 @@ from monai_kd.errors import readable_errors
 from monai_kd.handlers._resume_file import job
 from monai_kd.launch import join_processes
 
-from .bundles.conftest import keep_the_hooks
-
-__all__ = ["keep_the_hooks"]
-
 CLOSED = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:47317."
 
 

@@ -476,7 +476,7 @@ def test_another_run_is_not_resumed(lesions, trained, tmp_path):
     shutil.copytree(trained / "models", tmp_path / "models")
     before = {name: (tmp_path / "models" / name).read_bytes() for name in files(tmp_path / "models")}
     for more, reason in (
-        ({"labelled_fraction": 0.5}, "differs from that of"),
+        ({"labelled_fraction": 0.5}, "'labelled_fraction' was 1.0, here it is 0.5; 'training' was 33 items ("),
         ({"epochs": 3}, "a schedule of fixed length can be neither extended nor cut"),
         ({"batch_size": 4}, "iterations in the file"),
     ):

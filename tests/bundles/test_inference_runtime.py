@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from pathlib import Path
 
 import nibabel
@@ -26,15 +24,6 @@ ROOT = Path(__file__).parents[2]
 )
 def bundle(request):
     return request.param
-
-
-@pytest.fixture(autouse=True)
-def keep_the_hooks(monkeypatch):
-    """A bundle's ``initialize`` shortens the program's error messages."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    factory = logging.getLogRecordFactory()
-    yield
-    logging.setLogRecordFactory(factory)
 
 
 def read(bundle, name):

@@ -1,5 +1,5 @@
-"""What a bundle's run changes in this process is put back; it sums in the order of the processes that are killed."""
+"""Trainings sum in the order of the processes that are killed."""
 
-from ..bundles.conftest import keep_the_hooks, keep_the_hooks_from_what_a_module_trains, one_thread
+from ..bundles.conftest import one_thread
 
-__all__ = ["keep_the_hooks", "keep_the_hooks_from_what_a_module_trains", "one_thread"]
+__all__ = ["one_thread"]

@@ -1,5 +1,5 @@
-"""As for the bundles: what a run changes in this process is put back, and sums are those of one thread."""
+"""As for the bundles: sums are those of one thread."""
 
-from ..bundles.conftest import keep_the_hooks, keep_the_hooks_from_what_a_module_trains, one_thread
+from ..bundles.conftest import one_thread
 
-__all__ = ["keep_the_hooks", "keep_the_hooks_from_what_a_module_trains", "one_thread"]
+__all__ = ["one_thread"]
