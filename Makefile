@@ -52,7 +52,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-faults: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses auto --maxprocesses 8 tests/faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses auto --maxprocesses 8 tests/faults tests/bundles
 
 # An empty -m: with the tests in two processes, which are in make test too.
 test-distributed: install
